@@ -1,0 +1,52 @@
+# Everything a developer or CI runs. Each target installs what it lacks into .venv first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+SEED ?= 1
+MINUTES ?= 5
+IMAGE ?=
+AUDIO ?=
+ARGS ?=
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(STAMP) ## Install everything into .venv (again only when the pins change)
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+		if command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+			python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; fi; \
+	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+		version=$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing $$version-venv, which Debian ships apart from Python."; \
+			apt-get update -qq; \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$version-venv >/dev/null; \
+		else \
+			echo "Python's venv module is missing: run 'sudo apt-get install python3-venv' and run make again." >&2; exit 1; \
+		fi; \
+	fi; \
+	echo "Installing the pinned packages into $(VENV) (about 200 MB, once)."; \
+	$$python -m venv --clear $(VENV)
+	@$(PIP) install --require-hashes --only-binary=:all: -r requirements-dev.lock
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+UV_COMPILE := $(VENV)-lock/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --quiet $(ARGS)
+
+.PHONY: lock
+lock: ## Resolve the pins anew after a change in pyproject.toml (ARGS=--upgrade takes newer versions)
+	@test -x $(VENV)-lock/bin/uv || { python3 -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv; }
+	@$(UV_COMPILE) --output-file requirements.lock
+	@$(UV_COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
