@@ -23,7 +23,8 @@ help: ## List the targets
 setup: $(STAMP) ## Install everything into .venv (again only when the pins change)
 
 $(STAMP): requirements-dev.lock pyproject.toml
-	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 		if command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 			python=$$name; break; fi; done; \
 	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; fi; \
