@@ -13,6 +13,8 @@ MINUTES ?= 5
 IMAGE ?=
 AUDIO ?=
 ARGS ?=
+WORKERS ?= 3
+PIP_AUDIT := 2.10.1
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: help
@@ -51,3 +53,41 @@ lock: ## Resolve the pins anew after a change in pyproject.toml (ARGS=--upgrade 
 	@test -x $(VENV)-lock/bin/uv || { python3 -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv; }
 	@$(UV_COMPILE) --output-file requirements.lock
 	@$(UV_COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+.PHONY: demo
+demo: $(STAMP) ## One job from the row to the MP4 on this machine (IMAGE=... AUDIO=... for your own files)
+	@$(BIN)/python -m devstack demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(AUDIO),--audio "$(AUDIO)")
+
+.PHONY: test
+test: $(STAMP) ## Run all tests (ARGS=... goes to pytest)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## Lint, format, types, import contracts
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: e2e
+e2e: $(STAMP) ## Only the tests that start the daemon and the local stack
+	@$(BIN)/python -m pytest -m e2e $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill and cut the parts at random while jobs run (SEED=1 MINUTES=5)
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
+
+.PHONY: bench
+bench: $(STAMP) ## Run every benchmark
+	@for file in benchmarks/[a-z]*.py; do name=$${file##*/}; $(BIN)/python -m benchmarks.$${name%.py}; done
+
+.PHONY: audit
+audit: ## Look up known vulnerabilities of the pinned packages (asks PyPI)
+	@test -x $(VENV)-audit/bin/pip-audit || { python3 -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -qq pip-audit==$(PIP_AUDIT); }
+	@for lock in requirements.lock requirements-dev.lock; do echo "$$lock"; \
+		$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r $$lock \
+		|| { echo "Either a package above is vulnerable, or PyPI's advisories cannot be reached from here: then nothing was audited." >&2; exit 1; }; done
+
+.PHONY: docker
+docker: ## Build the image
+	docker build --tag talking-head-worker .

@@ -1,0 +1,41 @@
+"""What every test starts from: an environment without our settings, and hypothesis' profiles."""
+
+import os
+import re
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+OURS = re.compile(
+    r"(SUPABASE|RUNPOD|FLY|MAX|INPUT|SUBMIT|PREPARED?|MEDIA|WORKFLOW|LOG|PG)_.+"
+    r"|(SWEEP|POLL|LEASE|QUEUE_DEADLINE)_SECONDS|SECONDS_PER_WINDOW|GPU_PRICE_PER_SECOND"
+    r"|DATABASE_URL|PUBLIC_URL|PORT|HOST|WEBHOOK_.+|ENDPOINT_EXCLUSIVE|SIZE_POLICY|OVERLONG_AUDIO"
+    r"|FRAME_ALIGNMENT|IMAGE_FIT|AUDIO_FIT|ALLOW_.+|PG(HOST|PORT|USER|DATABASE|PASSWORD)"
+    r"|(ALL|HTTPS?|NO)_PROXY|(all|https?|no)_proxy"
+)
+
+settings.register_profile("dev", deadline=None)
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def ours() -> list[str]:
+    """The variables in the environment that could change how the worker behaves."""
+    return [name for name in os.environ if OURS.fullmatch(name)]
+
+
+# Fixtures of wider scope start before any fixture of a single test: clean the process once too.
+for _name in ours():
+    del os.environ[_name]
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ours():
+        monkeypatch.delenv(name)
