@@ -1,0 +1,219 @@
+-- The tables: video_jobs (the queue and what the browser sees), its submissions and its timeline.
+-- Safe to run again. Plain SQL for psql, `supabase db push` and `python -m worker migrate`.
+
+select set_config('lock_timeout', '4s', false), set_config('statement_timeout', '60s', false);
+
+-- A table of this name that is not ours must never be altered by accident.
+do $$
+begin
+  if to_regclass('public.video_jobs') is not null
+     and coalesce(obj_description('public.video_jobs'::regclass), '') not like 'talking-head-worker:%' then
+    raise exception 'public.video_jobs exists already and is not from this project. '
+      'Rename or drop that table, then run the migrations again.';
+  end if;
+end $$;
+
+create table if not exists public.video_job_migrations (
+  name text primary key,
+  applied_at timestamptz not null default now()
+);
+comment on table public.video_job_migrations is 'talking-head-worker: which sql/migrations files have run here.';
+
+create table if not exists public.video_jobs (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid default auth.uid(),
+  -- written by the app
+  image_url text,
+  audio_url text,
+  width integer,
+  height integer,
+  quality text not null default 'hd',
+  prompt text,
+  negative_prompt text,
+  seed integer,
+  steps integer,
+  idempotency_key text not null default gen_random_uuid()::text,
+  metadata jsonb not null default '{}'::jsonb,
+  cancel_requested boolean not null default false,
+  -- written by the worker or a service key
+  priority integer not null default 0,
+  status text not null default 'queued',
+  phase text not null default 'in_line',
+  phase_detail text,
+  progress smallint not null default 0,
+  progress_source text,
+  eta_at timestamptz,
+  queue_position integer,
+  frames integer,
+  windows integer,
+  sampled_windows integer,
+  render_width integer,
+  render_height integer,
+  audio_duration numeric,
+  video_duration numeric,
+  seed_used integer,
+  warnings jsonb not null default '[]'::jsonb,
+  error_code text,
+  error_message text,
+  video_url text,
+  runpod_job_id text,
+  estimated_cost_usd numeric,
+  cost_usd numeric,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  started_at timestamptz,
+  completed_at timestamptz,
+  -- the claim: attempt is only a fence; try counts retries by people; submissions count runs of this try
+  attempt integer not null default 0,
+  try_number integer not null default 1,
+  submissions integer not null default 0,
+  available_at timestamptz not null default now(),
+  lease_owner uuid,
+  lease_expires_at timestamptz,
+  claimed_alone boolean not null default false,
+  crashes integer not null default 0,
+  crashes_alone integer not null default 0,
+  ending_code text,
+  ending_message text,
+  revision bigint not null default 0,
+
+  constraint width_must_be_even_and_between_480_and_1920
+    check (width is null or (width between 480 and 1920 and width % 2 = 0)),
+  constraint height_must_be_even_and_between_480_and_1920
+    check (height is null or (height between 480 and 1920 and height % 2 = 0)),
+  constraint give_both_width_and_height_or_neither check ((width is null) = (height is null)),
+  constraint quality_must_be_sd_hd_or_fullhd check (quality in ('sd', 'hd', 'fullhd')),
+  constraint seed_must_be_between_0_and_999999 check (seed is null or seed between 0 and 999999),
+  constraint steps_must_be_4_5_or_6 check (steps is null or steps between 4 and 6),
+  constraint image_url_is_longer_than_2048_characters check (length(image_url) <= 2048),
+  constraint audio_url_is_longer_than_2048_characters check (length(audio_url) <= 2048),
+  constraint prompt_is_longer_than_1000_characters check (length(prompt) <= 1000),
+  constraint negative_prompt_is_longer_than_1000_characters check (length(negative_prompt) <= 1000),
+  constraint idempotency_key_must_have_1_to_200_characters check (length(idempotency_key) between 1 and 200),
+  constraint metadata_must_be_a_json_object check (jsonb_typeof(metadata) = 'object'),
+  constraint metadata_is_longer_than_1000_bytes check (octet_length(metadata::text) <= 1000),
+  -- Rows must stay inside one page: Realtime leaves out-of-line columns out of its events.
+  constraint urls_and_prompts_together_exceed_5000_bytes check (
+    octet_length(coalesce(image_url, '')) + octet_length(coalesce(audio_url, ''))
+    + octet_length(coalesce(prompt, '')) + octet_length(coalesce(negative_prompt, '')) <= 5000),
+  constraint status_is_not_one_of_ours check (status in
+    ('queued', 'preparing', 'submitted', 'running', 'completed', 'failed', 'cancelled')),
+  constraint phase_is_not_one_of_ours check (phase in
+    ('in_line', 'checking_media', 'confirming_submission', 'waiting_gpu', 'loading_models',
+     'generating', 'saving', 'cancelling', 'paused_budget', 'done')),
+  constraint progress_must_be_between_0_and_100 check (progress between 0 and 100),
+  constraint progress_source_is_not_one_of_ours check (progress_source in ('reported', 'estimated')),
+  constraint completed_needs_a_video_url check (status <> 'completed' or video_url is not null),
+  constraint failed_needs_an_error_code check (status <> 'failed' or error_code is not null),
+  constraint worker_texts_are_too_long check (
+    length(phase_detail) <= 300 and length(error_message) <= 1000 and length(video_url) <= 2048
+    and octet_length(warnings::text) <= 3000),
+  constraint one_row_per_idempotency_key unique nulls not distinct (user_id, idempotency_key)
+);
+comment on table public.video_jobs is
+  'talking-head-worker: one row is one video. The app writes inputs and cancel_requested, the worker everything else.';
+
+-- Unchanged out-of-line columns vanish from Realtime events; "main" keeps short texts in the row.
+alter table public.video_jobs
+  alter column image_url set storage main, alter column audio_url set storage main,
+  alter column prompt set storage main, alter column negative_prompt set storage main,
+  alter column metadata set storage main, alter column warnings set storage main,
+  alter column phase_detail set storage main, alter column error_message set storage main,
+  alter column video_url set storage main;
+
+-- Claiming reads queued rows, lease expiry reads prepared ones, RLS reads by user.
+create index if not exists video_jobs_queued on public.video_jobs (priority desc, created_at) where status = 'queued';
+create index if not exists video_jobs_preparing on public.video_jobs (lease_expires_at) where status = 'preparing';
+create index if not exists video_jobs_active on public.video_jobs (updated_at) where status in ('submitted', 'running');
+create index if not exists video_jobs_user on public.video_jobs (user_id, created_at desc);
+
+create table if not exists public.video_job_attempts (
+  job_id uuid not null,
+  attempt integer not null,
+  try_number integer not null,
+  user_id uuid,
+  endpoint_id text not null,
+  runpod_job_id text,
+  -- submitting: committed before POST /run; unknown: the POST's outcome is not known;
+  -- queued, running: live at RunPod; refused: proved not accepted; expired: an unknown one given up
+  state text not null default 'submitting',
+  plan jsonb not null default '{}'::jsonb,
+  template_hash text,
+  input_objects text[] not null default '{}',
+  video_url text,
+  delay_ms bigint,
+  execution_ms bigint,
+  cost_usd numeric,
+  error_code text,
+  raw_error text,
+  created_at timestamptz not null default now(),
+  submitted_at timestamptz,
+  started_at timestamptz,
+  ended_at timestamptz,
+  expires_at timestamptz not null,
+  seen_at timestamptz,
+  missing_since timestamptz,
+  missing_looks integer not null default 0,
+  incomplete_since timestamptz,
+  cancel_asked_at timestamptz,
+  next_poll_at timestamptz not null default now(),
+  primary key (job_id, attempt),
+  constraint one_row_per_run unique (endpoint_id, runpod_job_id),
+  constraint submission_state_is_not_one_of_ours check (state in
+    ('submitting', 'unknown', 'refused', 'queued', 'running', 'completed', 'failed', 'cancelled', 'lost', 'expired'))
+);
+comment on table public.video_job_attempts is
+  'talking-head-worker: one row per submission to RunPod. No foreign key: it outlives its job, so that an orphaned run can still be cancelled.';
+
+create index if not exists video_job_attempts_open on public.video_job_attempts (next_poll_at)
+  where state in ('submitting', 'unknown', 'queued', 'running');
+create index if not exists video_job_attempts_user on public.video_job_attempts (user_id, created_at)
+  where user_id is not null;
+create index if not exists video_job_attempts_started on public.video_job_attempts (endpoint_id, started_at desc);
+
+create table if not exists public.video_job_events (
+  id bigint generated always as identity primary key,
+  job_id uuid not null,
+  try_number integer,
+  attempt integer,
+  at timestamptz not null default clock_timestamp(),
+  event text not null,
+  status text,
+  phase text,
+  detail jsonb
+);
+comment on table public.video_job_events is
+  'talking-head-worker: what happened to each job, when and why. Written by triggers, append-only.';
+create index if not exists video_job_events_job on public.video_job_events (job_id, id);
+create index if not exists video_job_events_at on public.video_job_events (at);
+
+-- Rights. New tables get none on Supabase (since October 2026), so each is named; on older
+-- projects the defaults granted too much, so each is revoked first.
+alter table public.video_jobs enable row level security;
+alter table public.video_job_attempts enable row level security;
+alter table public.video_job_events enable row level security;
+alter table public.video_job_migrations enable row level security;
+
+revoke all on public.video_jobs, public.video_job_attempts, public.video_job_events, public.video_job_migrations
+  from public, anon, authenticated, service_role;
+grant usage on schema public to authenticated, service_role;
+grant select, insert, update, delete on public.video_jobs, public.video_job_attempts to service_role;
+grant select, insert, delete on public.video_job_events to service_role;
+grant select on public.video_job_migrations to service_role;
+
+grant select on public.video_jobs to authenticated;
+grant insert (id, user_id, image_url, audio_url, width, height, quality, prompt, negative_prompt, seed, steps,
+              idempotency_key, metadata, cancel_requested) on public.video_jobs to authenticated;
+grant update (cancel_requested) on public.video_jobs to authenticated;
+
+drop policy if exists "people read their own jobs" on public.video_jobs;
+create policy "people read their own jobs" on public.video_jobs
+  for select to authenticated using ((select auth.uid()) = user_id);
+drop policy if exists "people insert their own jobs" on public.video_jobs;
+create policy "people insert their own jobs" on public.video_jobs
+  for insert to authenticated with check ((select auth.uid()) = user_id);
+drop policy if exists "people cancel their own jobs" on public.video_jobs;
+create policy "people cancel their own jobs" on public.video_jobs
+  for update to authenticated using ((select auth.uid()) = user_id) with check ((select auth.uid()) = user_id);
+
+insert into public.video_job_migrations (name) values ('0001_video_jobs') on conflict do nothing;

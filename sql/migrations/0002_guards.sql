@@ -1,0 +1,222 @@
+-- The guards: which moves a row may make, whoever asks, and the timeline that records them.
+-- Worker functions (0003) announce themselves by a transaction-local setting; all other writers
+-- (dashboard, SQL, service key, browser) may insert, mend inputs, cancel, retry and delete.
+
+select set_config('lock_timeout', '4s', false), set_config('statement_timeout', '60s', false);
+
+-- Open: it may still cost money. Called by the guards and the worker functions.
+create or replace function public.video_job_has_open_submission_v1(p_job_id uuid) returns boolean
+language sql stable security definer set search_path = '' as $$
+  select exists (select 1 from public.video_job_attempts a
+                 where a.job_id = p_job_id and a.state in ('submitting', 'unknown', 'queued', 'running'))
+$$;
+revoke execute on function public.video_job_has_open_submission_v1(uuid) from public, anon, authenticated;
+grant execute on function public.video_job_has_open_submission_v1(uuid) to service_role;
+
+create or replace function public.video_jobs_before_insert() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if new.status <> 'queued' then
+    raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
+  end if;
+  -- Otherwise an old run's result could land in a new job.
+  if exists (select 1 from public.video_job_attempts a where a.job_id = new.id) then
+    raise exception 'The id % belonged to an earlier job. Use a new id.', new.id;
+  end if;
+  new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
+  new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
+  new.sampled_windows := null; new.render_width := null; new.render_height := null;
+  new.audio_duration := null; new.video_duration := null; new.seed_used := null; new.warnings := '[]';
+  new.error_code := null; new.error_message := null; new.video_url := null; new.runpod_job_id := null;
+  new.estimated_cost_usd := null; new.cost_usd := null;
+  new.created_at := now(); new.updated_at := now(); new.started_at := null; new.completed_at := null;
+  new.attempt := 0; new.try_number := 1; new.submissions := 0; new.available_at := now();
+  new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
+  new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null; new.revision := 0;
+  if new.cancel_requested then
+    new.status := 'cancelled'; new.phase := 'done'; new.completed_at := now();
+  end if;
+  return new;
+end $$;
+
+create or replace function public.video_jobs_before_update() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  by_worker constant boolean := coalesce(current_setting('video_jobs.writer', true), '') = 'worker';
+  ended constant boolean := old.status in ('completed', 'failed', 'cancelled');
+  mendable constant boolean := old.status in ('failed', 'cancelled') or (old.status = 'queued' and old.attempt = 0);
+begin
+  new.revision := old.revision + 1;
+  new.updated_at := now();
+
+  if new.id <> old.id or new.created_at <> old.created_at then
+    raise exception 'id and created_at of a job never change.';
+  end if;
+  if not by_worker then
+    if (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
+        new.seed, new.steps, new.user_id)
+       is distinct from
+       (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
+        old.seed, old.steps, old.user_id) and not mendable then
+      raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
+        'Cancel it first, or insert a new row.', old.status;
+    end if;
+    if (new.phase, new.phase_detail, new.progress, new.progress_source, new.eta_at, new.queue_position, new.frames,
+        new.windows, new.sampled_windows, new.render_width, new.render_height, new.audio_duration, new.video_duration,
+        new.seed_used, new.warnings, new.error_code, new.error_message, new.video_url, new.runpod_job_id,
+        new.estimated_cost_usd, new.cost_usd, new.started_at, new.completed_at, new.attempt, new.try_number,
+        new.submissions, new.available_at, new.lease_owner, new.lease_expires_at, new.claimed_alone, new.crashes,
+        new.crashes_alone, new.ending_code, new.ending_message)
+       is distinct from
+       (old.phase, old.phase_detail, old.progress, old.progress_source, old.eta_at, old.queue_position, old.frames,
+        old.windows, old.sampled_windows, old.render_width, old.render_height, old.audio_duration, old.video_duration,
+        old.seed_used, old.warnings, old.error_code, old.error_message, old.video_url, old.runpod_job_id,
+        old.estimated_cost_usd, old.cost_usd, old.started_at, old.completed_at, old.attempt, old.try_number,
+        old.submissions, old.available_at, old.lease_owner, old.lease_expires_at, old.claimed_alone, old.crashes,
+        old.crashes_alone, old.ending_code, old.ending_message) then
+      raise exception 'These columns are written by the worker alone. People may change the inputs before the '
+        'worker has taken the job, cancel_requested, priority and metadata, and set status to queued (retry).';
+    end if;
+    -- In the dashboard, setting the status is what "cancel" looks like.
+    if new.status = 'cancelled' and not ended then
+      new.status := old.status;
+      new.cancel_requested := true;
+    end if;
+    if new.status <> old.status and not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
+      raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
+        'a failed or cancelled one may be set to queued to try again.', old.status, new.status;
+    end if;
+  end if;
+
+  if ended and new.status <> old.status then
+    if not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
+      raise exception 'A job that is % stays so; only a failed or cancelled one can be tried again.', old.status;
+    end if;
+    if public.video_job_has_open_submission_v1(old.id) then
+      raise exception 'A run of this job may still be live at RunPod. Try again when it has ended.';
+    end if;
+    new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
+    new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
+    new.sampled_windows := null; new.render_width := null; new.render_height := null; new.audio_duration := null;
+    new.video_duration := null; new.seed_used := null; new.warnings := '[]'; new.error_code := null;
+    new.error_message := null; new.video_url := null; new.runpod_job_id := null; new.estimated_cost_usd := null;
+    new.started_at := null; new.completed_at := null; new.cancel_requested := false;
+    new.try_number := old.try_number + 1; new.submissions := 0; new.available_at := now();
+    new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
+    new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null;
+    return new;
+  end if;
+
+  if new.cancel_requested <> old.cancel_requested then
+    if ended then
+      new.cancel_requested := old.cancel_requested;  -- too late, and no harm: the result stands
+    elsif not new.cancel_requested then
+      raise exception 'A cancel cannot be taken back. Wait until the job is cancelled, then try it again.';
+    elsif old.status = 'queued' and not public.video_job_has_open_submission_v1(old.id) then
+      new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.queue_position := null;
+      new.eta_at := null; new.completed_at := now();
+    else
+      new.phase := 'cancelling'; new.phase_detail := null;
+    end if;
+  end if;
+
+  if new.status <> old.status and (old.status, new.status) not in (
+      ('queued', 'preparing'), ('queued', 'cancelled'), ('queued', 'failed'), ('queued', 'completed'),
+      ('preparing', 'queued'), ('preparing', 'submitted'), ('preparing', 'running'), ('preparing', 'completed'),
+      ('preparing', 'failed'), ('preparing', 'cancelled'),
+      ('submitted', 'running'), ('submitted', 'completed'), ('submitted', 'failed'), ('submitted', 'cancelled'),
+      ('submitted', 'queued'),
+      ('running', 'completed'), ('running', 'failed'), ('running', 'cancelled'), ('running', 'queued')) then
+    raise exception 'A job cannot go from % to %.', old.status, new.status;
+  end if;
+  -- Within a try, people never see progress fall: neither by a late message nor by a second submission.
+  new.progress := greatest(new.progress, old.progress);
+  return new;
+end $$;
+
+create or replace function public.video_jobs_after_change() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  what text;
+  detail jsonb := '{}';
+begin
+  if tg_op = 'DELETE' then
+    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
+    values (old.id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
+  elsif tg_op = 'INSERT' then
+    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
+    values (new.id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
+    return null;
+  else
+    what := case
+      when new.try_number <> old.try_number then 'retried'
+      when new.attempt <> old.attempt then 'claimed'
+      when new.status = 'queued' and old.status <> 'queued' then 'given_back'
+      when new.status <> old.status then new.status
+      when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
+      when new.phase <> old.phase then new.phase end;
+    if what is null then
+      return null;
+    end if;
+    detail := jsonb_strip_nulls(jsonb_build_object('detail', new.phase_detail, 'error_code', new.error_code,
+      'error_message', new.error_message, 'runpod_job_id', new.runpod_job_id));
+    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase, detail)
+    values (new.id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
+    if not (new.cancel_requested and not old.cancel_requested) then
+      return null;
+    end if;
+  end if;
+  -- A deleted or cancelled job's runs are looked at by the next sweep, not by their next poll.
+  update public.video_job_attempts a set next_poll_at = now()
+  where a.job_id = old.id and a.state in ('unknown', 'queued', 'running');
+  return null;
+end $$;
+
+create or replace function public.video_job_attempts_after_change() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  if tg_op = 'INSERT' or new.state <> old.state then
+    insert into public.video_job_events (job_id, try_number, attempt, event, detail)
+    values (new.job_id, new.try_number, new.attempt, 'submission_' || new.state,
+      nullif(jsonb_strip_nulls(jsonb_build_object('runpod_job_id', new.runpod_job_id, 'error_code', new.error_code,
+        'raw_error', new.raw_error, 'execution_ms', new.execution_ms)), '{}'));
+  end if;
+  return null;
+end $$;
+
+drop trigger if exists video_jobs_before_insert on public.video_jobs;
+create trigger video_jobs_before_insert before insert on public.video_jobs
+  for each row execute function public.video_jobs_before_insert();
+drop trigger if exists video_jobs_before_update on public.video_jobs;
+create trigger video_jobs_before_update before update on public.video_jobs
+  for each row execute function public.video_jobs_before_update();
+drop trigger if exists video_jobs_after_change on public.video_jobs;
+create trigger video_jobs_after_change after insert or update or delete on public.video_jobs
+  for each row execute function public.video_jobs_after_change();
+drop trigger if exists video_job_attempts_after_change on public.video_job_attempts;
+create trigger video_job_attempts_after_change after insert or update on public.video_job_attempts
+  for each row execute function public.video_job_attempts_after_change();
+
+revoke execute on function public.video_jobs_before_insert(), public.video_jobs_before_update(),
+  public.video_jobs_after_change(), public.video_job_attempts_after_change() from public, anon, authenticated;
+
+-- For people: try a failed or cancelled job again. The row's owner or a service key may.
+create or replace function public.retry_video_job_v1(id uuid) returns setof public.video_jobs
+language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare
+  job public.video_jobs;
+begin
+  select j.* into job from public.video_jobs j where j.id = retry_video_job_v1.id for update;
+  if job.id is null or (coalesce(auth.role(), '') <> 'service_role' and job.user_id is distinct from auth.uid()) then
+    raise exception 'There is no such job, or it is not yours.';
+  end if;
+  if job.status not in ('failed', 'cancelled') then
+    raise exception 'Only a failed or cancelled job can be tried again; this one is %.', job.status;
+  end if;
+  return query update public.video_jobs j set status = 'queued' where j.id = job.id returning j.*;
+end $$;
+revoke execute on function public.retry_video_job_v1(uuid) from public, anon;
+grant execute on function public.retry_video_job_v1(uuid) to authenticated, service_role;
+
+insert into public.video_job_migrations (name) values ('0002_guards') on conflict do nothing;
