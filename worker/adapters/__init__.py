@@ -1,0 +1,1 @@
+"""All IO with the outside; vendors' errors become ours here."""
