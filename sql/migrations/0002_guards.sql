@@ -121,7 +121,9 @@ begin
   end if;
 
   if new.status <> old.status and (old.status, new.status) not in (
-      ('queued', 'preparing'), ('queued', 'cancelled'), ('queued', 'failed'), ('queued', 'completed'),
+      ('queued', 'preparing'), ('queued', 'cancelled'), ('queued', 'failed'),
+      -- a late webhook may bring the run, or the video, of a submission that was thought lost
+      ('queued', 'submitted'), ('queued', 'running'), ('queued', 'completed'),
       ('preparing', 'queued'), ('preparing', 'submitted'), ('preparing', 'running'), ('preparing', 'completed'),
       ('preparing', 'failed'), ('preparing', 'cancelled'),
       ('submitted', 'running'), ('submitted', 'completed'), ('submitted', 'failed'), ('submitted', 'cancelled'),

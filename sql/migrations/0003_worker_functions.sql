@@ -356,9 +356,13 @@ begin
               cost_usd = sub.cost_usd, error_code = sub.error_code, raw_error = sub.raw_error,
               started_at = case when (part ->> 'started')::boolean then coalesce(a.started_at, now()) else a.started_at end,
               ended_at = case when (part ->> 'ended')::boolean then now() else a.ended_at end,
-              missing_since = case when (part ->> 'missing')::boolean then coalesce(a.missing_since, now()) end,
-              missing_looks = case when (part ->> 'missing')::boolean then a.missing_looks + 1 else 0 end,
-              incomplete_since = case when (part ->> 'incomplete')::boolean then coalesce(a.incomplete_since, now()) end,
+              -- true counts, false starts anew, null leaves it as it is
+              missing_since = case (part ->> 'missing')::boolean
+                when true then coalesce(a.missing_since, now()) when false then null else a.missing_since end,
+              missing_looks = case (part ->> 'missing')::boolean
+                when true then a.missing_looks + 1 when false then 0 else a.missing_looks end,
+              incomplete_since = case (part ->> 'incomplete')::boolean
+                when true then coalesce(a.incomplete_since, now()) when false then null else a.incomplete_since end,
               cancel_asked_at = case when (part ->> 'cancel_asked')::boolean then now() else a.cancel_asked_at end,
               seen_at = case when (part ->> 'seen')::boolean then now() else a.seen_at end,
               next_poll_at = now() + make_interval(secs => coalesce((part ->> 'poll_seconds')::double precision, 30))
