@@ -1,0 +1,62 @@
+"""Makes foreign text harmless: secrets leave it, prompts lose what the text encoder would parse."""
+
+from __future__ import annotations
+
+import re
+
+_URL = re.compile(r"https?://[^\s\"'<>\\]+", re.IGNORECASE)
+_WEBHOOK = re.compile(r"(/webhooks/runpod)/[^\s\"'?#]+", re.IGNORECASE)
+_SECRETS = (
+    re.compile(r"\beyJ[\w-]{6,}(?:\.[\w-]*){0,2}"),
+    re.compile(r"\bsb_(?:secret|publishable)_[\w-]+"),
+    re.compile(r"\brpa_\w+"),
+    re.compile(r"(?i)\bBearer\s+\S+"),
+    re.compile(
+        r"(?i)\b[\w-]*(?:token|secret|password|passwd|api_?-?key|signature|credential)s?"
+        r"[\"']?\s*[=:]\s*[\"']?[^\s\"'&,;})]+"
+    ),
+)
+_HIDDEN = "[hidden]"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_SPACES = re.compile(r" {2,}")
+_WEIGHT = re.compile(r"(?: ?: ?[\d.]+ ?)+(?=\))")
+
+
+def storable(text: str) -> str:
+    """Return the text without what UTF-8 or Postgres refuses (lone surrogates, NUL)."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "")
+
+
+def redact(text: str, *, limit: int = 2000) -> str:
+    """Return at most `limit` characters of the text without keys, tokens and query strings."""
+    clean = _WEBHOOK.sub(rf"\1/{_HIDDEN}", storable(text))
+    clean = _URL.sub(lambda match: _without_query(match.group()), clean)
+    for pattern in _SECRETS:
+        clean = pattern.sub(_HIDDEN, clean)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def one_line(text: str, *, limit: int) -> str:
+    """Return the text as one line of at most `limit` characters, without secrets."""
+    flat = _SPACES.sub(" ", _CONTROL.sub(" ", redact(text, limit=20 * limit))).strip()
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def safe_prompt(text: str) -> str:
+    """Return the prompt as plain words.
+
+    The text encoder splits at "|" (one prompt per window), takes "[1]" as a scene mark and
+    "(words:1.2)" as a weight on everything; none of it is meant by people who write a sentence.
+    """
+    plain = _CONTROL.sub(" ", storable(text)).replace("|", ",")
+    plain = plain.replace("[", "").replace("]", "")
+    plain = _WEIGHT.sub("", _SPACES.sub(" ", plain))
+    return _SPACES.sub(" ", plain).strip()
+
+
+def _without_query(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
