@@ -1,0 +1,174 @@
+"""Puts the stand-in together: one HTTP server, its clock, its workers and its webhooks."""
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+
+from devstack.faults import FaultMiddleware, Faults
+from devstack.runpod.api import ClientApi
+from devstack.runpod.bell import Bell
+from devstack.runpod.cloud import Cloud
+from devstack.runpod.control import Control
+from devstack.runpod.ledger import JsonLedger
+from devstack.runpod.limits import Limits
+from devstack.runpod.options import Options
+from devstack.runpod.runs import Run
+from devstack.runpod.simulate import Simulation
+from devstack.runpod.webhooks import Webhooks
+from devstack.runpod.worker_api import WorkerApi
+from devstack.runpod.workers import StorageTarget, Workers
+
+# Deadlines and simulated runs are looked at this often while any run is live.
+TICK_SECONDS = 0.02
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process that holds it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture nothing."""
+        yield
+
+
+class RunPodStandIn:
+    """One RunPod Serverless endpoint on this machine; `start` it, then talk to `endpoint_url`."""
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        storage: StorageTarget | None = None,
+        workers: int = 1,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        api_key: str | None = None,
+        endpoint_id: str = "localendpoint",
+        options: Mapping[str, object] | None = None,
+    ) -> None:
+        self.api_key = api_key or f"rpa_{secrets.token_hex(16)}"
+        self.endpoint_id = endpoint_id
+        self.url = ""
+        self.faults = Faults()
+        self._host, self._port = host, port
+        self._data_dir = data_dir
+        self._storage = storage
+        self._worker_count = workers
+        self._options = Options().changed(options or {})
+        self._skipped_seconds = 0.0
+
+    @property
+    def endpoint_url(self) -> str:
+        """The endpoint's base URL, /v2/{endpoint_id} included."""
+        return f"{self.url}/v2/{self.endpoint_id}"
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run that was ever accepted, in order."""
+        return list(self.cloud.runs.values())
+
+    async def start(self) -> None:
+        """Listen, then start the workers."""
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        listener = _listen(self._host, self._port)
+        self.url = f"http://{self._host}:{listener.getsockname()[1]}"
+        self._bell = Bell()
+        self._ledger = JsonLedger(self._data_dir / "runs.jsonl")
+        self.cloud = Cloud(clock=self._clock, ledger=self._ledger, options=self._options)
+        self._webhooks = Webhooks(self.cloud)
+        self._simulation = Simulation(
+            cloud=self.cloud, bell=self._bell, video_url=self._simulated_video
+        )
+        self._workers = Workers(
+            endpoint_url=self.endpoint_url,
+            storage=self._storage,
+            data_dir=self._data_dir,
+            on_gone=self.cloud.worker_gone,
+        )
+        self.cloud.on_change = self._bell.ring
+        self.cloud.on_end = self._webhooks.ended
+        self.cloud.on_accept = self._webhooks.accepted
+        self.cloud.on_stop = self._workers.stop
+        self._worker_api = WorkerApi(cloud=self.cloud, bell=self._bell)
+        config = uvicorn.Config(
+            FaultMiddleware(self._app(), self.faults),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        self._server = Server(config)
+        loop = asyncio.get_running_loop()
+        self._serving = loop.create_task(self._server.serve(sockets=[listener]))
+        self._ticking = loop.create_task(self._tick_for_ever())
+        self._workers.start(self._worker_count)
+
+    async def stop(self) -> None:
+        """Kill the workers, drop webhooks under way, close the server."""
+        await self._workers.close()
+        self._ticking.cancel()
+        await asyncio.gather(self._ticking, return_exceptions=True)
+        await self._simulation.close()
+        await self._webhooks.close()
+        self.faults.clear()
+        self._worker_api.close()
+        self._server.should_exit = True
+        await self._serving
+        self._ledger.close()
+
+    async def __aenter__(self) -> "RunPodStandIn":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    def _app(self) -> Starlette:
+        limits = Limits(time.monotonic)
+        client_api = ClientApi(
+            cloud=self.cloud,
+            bell=self._bell,
+            limits=limits,
+            api_key=self.api_key,
+            endpoint_id=self.endpoint_id,
+        )
+        control = Control(cloud=self.cloud, bell=self._bell, limits=limits, advance=self._advance)
+        routes = client_api.routes() + self._worker_api.routes() + control.routes()
+        return Starlette(routes=routes + self.faults.routes())
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            self.cloud.settle()
+            self._simulation.tick()
+            # Without live runs nothing can fall due, so an idle stand-in costs nothing.
+            await self._bell.wait(TICK_SECONDS if self.cloud.live else 5.0)
+
+    def _clock(self) -> float:
+        return time.monotonic() + self._skipped_seconds
+
+    def _advance(self, seconds: float) -> None:
+        self._skipped_seconds += seconds
+        for seat in self.cloud.seats.values():
+            # Skipped time is no silence: a worker could not have pinged in it.
+            seat.heard_at += seconds
+
+    def _simulated_video(self, run: Run) -> str:
+        base = self._storage.url if self._storage is not None else self.url
+        bucket = self._storage.bucket if self._storage is not None else "results"
+        return f"{base}/storage/v1/object/public/{bucket}/{run.id}_00001-audio.mp4"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # With the protocol named, asyncio sets TCP_NODELAY; without, each answer waits 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(1024)
+    return listener
