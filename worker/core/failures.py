@@ -1,4 +1,4 @@
-"""Says why a run ended without a video: a stable code, words for people, and whether to go again."""
+"""Says why a run ended without a video, in a stable code and in words for people."""
 
 from __future__ import annotations
 
