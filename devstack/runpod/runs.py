@@ -63,7 +63,7 @@ class Request:
             isinstance(webhook, str) and webhook.startswith(("http://", "https://"))
         ):
             raise Refused("webhook must be a URL")
-        policy = body.get("policy") or {}
+        policy = {} if body.get("policy") is None else body["policy"]
         if not isinstance(policy, dict):
             raise Refused("policy must be a JSON object")
         return cls(

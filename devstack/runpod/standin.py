@@ -79,12 +79,12 @@ class RunPodStandIn:
         self._data_dir.mkdir(parents=True, exist_ok=True)
         listener = _listen(self._host, self._port)
         self.url = f"http://{self._host}:{listener.getsockname()[1]}"
-        self._bell = Bell()
+        self.bell = Bell()
         self._ledger = JsonLedger(self._data_dir / "runs.jsonl")
         self.cloud = Cloud(clock=self._clock, ledger=self._ledger, options=self._options)
-        self._webhooks = Webhooks(self.cloud)
+        self._webhooks = Webhooks(self.cloud, self.bell)
         self._simulation = Simulation(
-            cloud=self.cloud, bell=self._bell, video_url=self._simulated_video
+            cloud=self.cloud, bell=self.bell, video_url=self._simulated_video
         )
         self._workers = Workers(
             endpoint_url=self.endpoint_url,
@@ -92,11 +92,11 @@ class RunPodStandIn:
             data_dir=self._data_dir,
             on_gone=self.cloud.worker_gone,
         )
-        self.cloud.on_change = self._bell.ring
+        self.cloud.on_change = self.bell.ring
         self.cloud.on_end = self._webhooks.ended
         self.cloud.on_accept = self._webhooks.accepted
         self.cloud.on_stop = self._workers.stop
-        self._worker_api = WorkerApi(cloud=self.cloud, bell=self._bell)
+        self._worker_api = WorkerApi(cloud=self.cloud, bell=self.bell)
         config = uvicorn.Config(
             FaultMiddleware(self._app(), self.faults),
             log_config=None,
@@ -134,12 +134,12 @@ class RunPodStandIn:
         limits = Limits(time.monotonic)
         client_api = ClientApi(
             cloud=self.cloud,
-            bell=self._bell,
+            bell=self.bell,
             limits=limits,
             api_key=self.api_key,
             endpoint_id=self.endpoint_id,
         )
-        control = Control(cloud=self.cloud, bell=self._bell, limits=limits, advance=self._advance)
+        control = Control(cloud=self.cloud, bell=self.bell, limits=limits, advance=self._advance)
         routes = client_api.routes() + self._worker_api.routes() + control.routes()
         return Starlette(routes=routes + self.faults.routes())
 
@@ -148,7 +148,7 @@ class RunPodStandIn:
             self.cloud.settle()
             self._simulation.tick()
             # Without live runs nothing can fall due, so an idle stand-in costs nothing.
-            await self._bell.wait(TICK_SECONDS if self.cloud.live else 5.0)
+            await self.bell.wait(TICK_SECONDS if self.cloud.live else 5.0)
 
     def _clock(self) -> float:
         return time.monotonic() + self._skipped_seconds

@@ -8,6 +8,7 @@ from typing import Final
 
 import httpx
 
+from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
 from devstack.runpod.runs import Json, Run
 
@@ -17,8 +18,9 @@ TRIES: Final = 3
 class Webhooks:
     """Sends the end of each run to its webhook; nothing is signed, as at RunPod."""
 
-    def __init__(self, cloud: Cloud) -> None:
+    def __init__(self, cloud: Cloud, bell: Bell) -> None:
         self._cloud = cloud
+        self._bell = bell
         self._http = httpx.AsyncClient(headers={"User-Agent": "runpod-standin"}, trust_env=False)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,7 +56,7 @@ class Webhooks:
     async def _deliver(self, run: Run, body: bytes) -> None:
         options = self._cloud.options
         if self._cloud.draw(run, "webhook_lost") < options.webhook_lost:
-            run.webhooks.append({"kind": "lost", "answer": None})
+            self._note(run, "lost", None)
             return
         if self._cloud.draw(run, "webhook_late") < options.webhook_late:
             await asyncio.sleep(options.webhook_late_seconds)
@@ -88,7 +90,11 @@ class Webhooks:
                 timeout=self._cloud.options.webhook_timeout_seconds,
             )
         except (httpx.HTTPError, httpx.InvalidURL) as failed:
-            run.webhooks.append({"kind": kind, "answer": type(failed).__name__})
+            self._note(run, kind, type(failed).__name__)
             return None
-        run.webhooks.append({"kind": kind, "answer": answer.status_code})
+        self._note(run, kind, answer.status_code)
         return answer.status_code
+
+    def _note(self, run: Run, kind: str, answer: object) -> None:
+        run.webhooks.append({"kind": kind, "answer": answer})
+        self._bell.ring()
