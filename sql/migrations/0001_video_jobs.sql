@@ -7,7 +7,7 @@ select set_config('lock_timeout', '4s', false), set_config('statement_timeout', 
 do $$
 begin
   if to_regclass('public.video_jobs') is not null
-     and coalesce(obj_description('public.video_jobs'::regclass), '') not like 'talking-head-worker:%' then
+     and coalesce(obj_description(to_regclass('public.video_jobs')), '') not like 'talking-head-worker:%' then
     raise exception 'public.video_jobs exists already and is not from this project. '
       'Rename or drop that table, then run the migrations again.';
   end if;
