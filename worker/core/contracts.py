@@ -130,7 +130,11 @@ NODES: dict[str, NodeContract] = {
             "frame_rate": "FLOAT,INT 1..",
             "loop_count": "INT 0..100",
             "filename_prefix": "STRING",
-            "format": "image/gif|image/webp|video/16bit-png|video/8bit-png|video/ProRes|video/av1-webm|video/ffmpeg-gif|video/ffv1-mkv|video/h264-mp4|video/h265-mp4|video/nvenc_av1-mp4|video/nvenc_h264-mp4|video/nvenc_hevc-mp4|video/webm",
+            "format": (
+                "image/gif|image/webp|video/16bit-png|video/8bit-png|video/ProRes|video/av1-webm|"
+                "video/ffmpeg-gif|video/ffv1-mkv|video/h264-mp4|video/h265-mp4|"
+                "video/nvenc_av1-mp4|video/nvenc_h264-mp4|video/nvenc_hevc-mp4|video/webm"
+            ),
             "pingpong": "BOOLEAN",
             "save_output": "BOOLEAN",
         },
@@ -223,11 +227,17 @@ NODES: dict[str, NodeContract] = {
         needs={
             "model": "FILE",
             "base_precision": "fp32|bf16|fp16|fp16_fast",
-            "quantization": "disabled|fp8_e4m3fn|fp8_e4m3fn_fast|fp8_e4m3fn_scaled|fp8_e4m3fn_scaled_fast|fp8_e5m2|fp8_e5m2_fast|fp8_e5m2_scaled|fp8_e5m2_scaled_fast",
+            "quantization": (
+                "disabled|fp8_e4m3fn|fp8_e4m3fn_fast|fp8_e4m3fn_scaled|fp8_e4m3fn_scaled_fast|"
+                "fp8_e5m2|fp8_e5m2_fast|fp8_e5m2_scaled|fp8_e5m2_scaled_fast"
+            ),
             "load_device": "main_device|offload_device",
         },
         takes={
-            "attention_mode": "sdpa|flash_attn_2|flash_attn_3|sageattn|sageattn_3|radial_sage_attention|sageattn_compiled",
+            "attention_mode": (
+                "sdpa|flash_attn_2|flash_attn_3|sageattn|sageattn_3|radial_sage_attention|"
+                "sageattn_compiled"
+            ),
             "compile_args": "WANCOMPILEARGS",
             "block_swap_args": "BLOCKSWAPARGS",
             "lora": "WANVIDLORA",
@@ -249,7 +259,11 @@ NODES: dict[str, NodeContract] = {
             "shift": "FLOAT 0.0..1000.0",
             "seed": "INT 0..",
             "force_offload": "BOOLEAN",
-            "scheduler": "unipc|unipc/beta|dpm++|dpm++/beta|dpm++_sde|dpm++_sde/beta|euler|euler/beta|longcat_distill_euler|deis|lcm|lcm/beta|res_multistep|flowmatch_causvid|flowmatch_distill|flowmatch_pusa|multitalk|sa_ode_stable|rcm",
+            "scheduler": (
+                "unipc|unipc/beta|dpm++|dpm++/beta|dpm++_sde|dpm++_sde/beta|euler|euler/beta|"
+                "longcat_distill_euler|deis|lcm|lcm/beta|res_multistep|flowmatch_causvid|"
+                "flowmatch_distill|flowmatch_pusa|multitalk|sa_ode_stable|rcm"
+            ),
             "riflex_freq_index": "INT 0..1000",
         },
         takes={

@@ -56,13 +56,13 @@ def plan_frames(
     if audio < SHORTEST_AUDIO:
         raise JobFailed(
             "audio_too_short",
-            f"The audio has {in_seconds(audio)} s; it must have at least 3.24 s "
+            f"The audio has {in_seconds(audio, decimals=6)} s; it must have at least 3.24 s "
             f"(minimum 81 frames). Send a longer recording.",
         )
     if audio > max_audio_seconds:
         raise JobFailed(
             "audio_too_long",
-            f"The audio has {in_seconds(audio)} s, which exceeds the maximum of "
+            f"The audio has {in_seconds(audio, decimals=6)} s, which exceeds the maximum of "
             f"{in_seconds(max_audio_seconds)} s. Shorten it or split it into several jobs.",
         )
     stride = advance if alignment == "template" else GUIDE_ADVANCE
@@ -70,7 +70,7 @@ def plan_frames(
     if overlong == "reject" and audio > Fraction(longest, FRAME_RATE):
         raise JobFailed(
             "audio_too_long",
-            f"The audio has {in_seconds(audio)} s; the longest video has "
+            f"The audio has {in_seconds(audio, decimals=6)} s; the longest video has "
             f"{in_seconds(Fraction(longest, FRAME_RATE))} s ({longest} frames), and this service "
             f"does not cut. Shorten it or split it into several jobs.",
         )
@@ -101,11 +101,11 @@ def aligned_counts(advance: int = GUIDE_ADVANCE, max_frames: int = GUIDE_MAX_FRA
     return list(range(FIRST_WINDOW, max_frames + 1, advance))
 
 
-def in_seconds(value: Fraction) -> str:
-    """Write seconds for people: two decimals, and up to six where they matter."""
-    whole, rest = divmod(floor(value * 1_000_000), 1_000_000)
-    decimals = f"{rest:06d}".rstrip("0")
-    return f"{whole}.{decimals:0<2}"
+def in_seconds(value: Fraction, *, decimals: int = 3) -> str:
+    """Write seconds for people, rounded down: two decimals, and more where they matter."""
+    whole, rest = divmod(floor(value * 10**decimals), 10**decimals)
+    text = f"{rest:0{decimals}d}".rstrip("0")
+    return f"{whole}.{text:0<2}"
 
 
 def _aligned_down(frames: int, stride: int) -> int:

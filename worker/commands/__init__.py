@@ -1,0 +1,1 @@
+"""The commands of `python -m worker`, one file for each family; thin, with the work elsewhere."""

@@ -1,0 +1,269 @@
+"""`frames`, `plan` and `request`: what a job would become, without any account."""
+
+from __future__ import annotations
+
+import asyncio
+from fractions import Fraction
+from pathlib import Path
+from secrets import randbelow
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from worker.adapters.audio import probe_audio_file
+from worker.adapters.fetch import Fetcher
+from worker.adapters.files import workflow_file
+from worker.adapters.images import probe_image_file
+from worker.adapters.inputs import InputDesk, InputPolicy
+from worker.commands.output import JsonOption, exact_seconds, print_json, refusals
+from worker.commands.workflow import read_template
+from worker.core.errors import JobFailed
+from worker.core.frames import in_seconds, plan_frames
+from worker.core.guard import Template
+from worker.core.media import AudioFacts, ImageFacts
+from worker.core.plan import MAX_SEED, Plan, Wishes, make_plan, rounded
+from worker.core.workflow import build_body
+from worker.settings import Settings, load_planning_settings
+
+NIL_JOB = str(UUID(int=0))
+_URL_STARTS = ("http://", "https://", "storage://")
+
+Width = Annotated[int | None, typer.Option(help="Even, 480 to 1920; leave out for the default.")]
+Height = Annotated[int | None, typer.Option(help="Even, 480 to 1920; leave out for the default.")]
+Quality = Annotated[str | None, typer.Option(help="sd, hd or fullhd (default hd).")]
+Seed = Annotated[int | None, typer.Option(help="1 to 999999; 0 or nothing draws one.")]
+Steps = Annotated[int | None, typer.Option(help="4 to 6; leave out for the tier's own.")]
+Prompt = Annotated[str | None, typer.Option(help="What the picture shows, in plain words.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What it should not show.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("frames")(frames)
+    app.command("plan")(plan)
+    app.command("request")(request)
+
+
+def frames(
+    seconds: Annotated[str, typer.Argument(metavar="SECONDS", help="The audio's length.")],
+    json: JsonOption = False,
+) -> None:
+    """Say how many frames an audio of SECONDS becomes."""
+    length = exact_seconds(seconds)
+    with refusals(json):
+        settings = load_planning_settings()
+        policy = settings.plan_policy
+        chosen = plan_frames(
+            length,
+            max_audio_seconds=Fraction(settings.max_audio_seconds),
+            max_frames=policy.max_frames,
+            overlong=policy.overlong_audio,
+            alignment=policy.frame_alignment,
+            advance=_template(settings).advance,
+            pad=policy.pads,
+        )
+    if json:
+        print_json(
+            {
+                "frames": chosen.frames,
+                "windows": chosen.windows,
+                "sampled_windows": chosen.sampled_windows,
+                "video_duration": rounded(chosen.video_duration),
+                "seconds_cut": rounded(chosen.seconds_cut),
+                "seconds_padded": rounded(chosen.seconds_padded),
+                "audio_duration": rounded(chosen.audio_duration),
+            }
+        )
+        return
+    typer.echo(
+        f"{in_seconds(chosen.audio_duration)} s of audio become {chosen.frames} frames "
+        f"({in_seconds(chosen.video_duration)} s): {chosen.windows} windows by the guide's count, "
+        f"{chosen.sampled_windows} rendered; {in_seconds(chosen.seconds_cut)} s are cut."
+    )
+
+
+def plan(
+    audio: Annotated[str, typer.Argument(metavar="AUDIO", help="A file or a URL.")],
+    image: Annotated[str | None, typer.Option(help="A file or a URL.")] = None,
+    width: Width = None,
+    height: Height = None,
+    quality: Quality = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    json: JsonOption = False,
+) -> None:
+    """Decode AUDIO (and the image) and say what a job would become, take and cost."""
+    wishes = Wishes(
+        width=width,
+        height=height,
+        quality=quality,
+        seed=seed,
+        steps=steps,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+    )
+    with refusals(json):
+        settings = load_planning_settings()
+        sound, picture = asyncio.run(_probe(settings, audio, image))
+        made = make_plan(
+            wishes=wishes,
+            audio=sound,
+            image=picture,
+            template=_template(settings),
+            policy=settings.plan_policy,
+            seed=draw_seed,
+        )
+    if json:
+        print_json(made.as_json())
+    else:
+        _print_plan(made, sound, picture)
+
+
+def request(
+    image_url: Annotated[str, typer.Option(help="The portrait's address.")],
+    audio_url: Annotated[str, typer.Option(help="The audio's address.")],
+    audio_seconds: Annotated[str, typer.Option(help="The audio's exact length.")],
+    width: Width = None,
+    height: Height = None,
+    quality: Quality = None,
+    seed: Seed = None,
+    steps: Steps = None,
+    prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
+    json: JsonOption = False,
+) -> None:
+    """Print the body of POST /run for such a job; nothing is fetched and nothing is sent."""
+    wishes = Wishes(
+        width=width,
+        height=height,
+        quality=quality,
+        seed=seed,
+        steps=steps,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+    )
+    length = exact_seconds(audio_seconds)
+    with refusals(json):
+        settings = load_planning_settings()
+        template = _template(settings)
+        made = make_plan(
+            wishes=wishes,
+            audio=AudioFacts(seconds=length, sample_rate=0, channels=0, codec=""),
+            image=None,
+            template=template,
+            policy=settings.plan_policy,
+            seed=draw_seed,
+        )
+        body = build_body(
+            template,
+            made,
+            job_id=NIL_JOB,
+            image_url=_web_address(image_url, "image"),
+            audio_url=_web_address(audio_url, "audio"),
+        )
+    print_json(body)
+
+
+def draw_seed() -> int:
+    """Draw a seed from 1 to 999999."""
+    return randbelow(MAX_SEED) + 1
+
+
+async def _probe(
+    settings: Settings, audio: str, image: str | None
+) -> tuple[AudioFacts, ImageFacts | None]:
+    desk = InputDesk(
+        policy=InputPolicy(
+            max_image_bytes=settings.max_image_bytes,
+            max_audio_bytes=settings.max_audio_bytes,
+            max_image_pixels=settings.max_image_pixels,
+        ),
+        fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
+    )
+    try:
+        if audio.lower().startswith(_URL_STARTS):
+            sound = await desk.probe_audio(audio)
+        else:
+            sound = probe_audio_file(_file(audio, "audio", settings.max_audio_bytes))
+        if image is None:
+            return sound, None
+        if image.lower().startswith(_URL_STARTS):
+            return sound, await desk.probe_image(image)
+        path = _file(image, "image", settings.max_image_bytes)
+        return sound, probe_image_file(path, max_pixels=settings.max_image_pixels)
+    finally:
+        desk.close()
+
+
+def _file(name: str, kind: str, limit: int) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise JobFailed(f"{kind}_unreachable", f"There is no file {name}.")
+    if path.stat().st_size >= limit:
+        raise JobFailed(f"{kind}_too_large", f"The {kind} must have less than {limit} bytes.")
+    return path
+
+
+def _template(settings: Settings) -> Template:
+    path = workflow_file(settings.workflow_path)
+    return read_template(path, settings.workflow_deviations)
+
+
+def _web_address(url: str, kind: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise JobFailed(f"{kind}_unreachable", f"The {kind}'s address must be a web address.")
+    return url
+
+
+def _print_plan(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> None:
+    console = Console(highlight=False)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in _lines(made, audio, image):
+        table.add_row(name, text)
+    console.print(table)
+    for notice in made.warnings:
+        console.print(f"warning: {notice.message} ({notice.code})", style="yellow", markup=False)
+
+
+def _lines(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> list[tuple[str, str]]:
+    cost = made.estimated_cost_usd
+    changed = (
+        f"{in_seconds(made.seconds_padded)} s of silence are added"
+        if made.seconds_padded
+        else f"{in_seconds(made.seconds_cut)} s are cut"
+    )
+    lines = [
+        (
+            "Audio",
+            f"{in_seconds(audio.seconds)} s ({audio.codec}, {audio.sample_rate} Hz, "
+            f"{audio.channels} channel{'s' if audio.channels != 1 else ''})",
+        )
+    ]
+    if image is not None:
+        lines.append(("Image", f"{image.width}x{image.height} ({image.format})"))
+    return [
+        *lines,
+        ("Video", f"{in_seconds(made.video_duration)} s, {made.frames} frames; {changed}"),
+        ("Windows", f"{made.windows} by the guide's count, {made.sampled_windows} rendered"),
+        ("Size", f"{made.width}x{made.height}"),
+        ("Quality", f"{made.quality}: {made.model}, {made.lora}, {made.steps} steps"),
+        ("Seed", str(made.seed)),
+        (
+            "Time",
+            f"about {_minutes(made.expected_seconds)} on the GPU, "
+            f"stopped after {_minutes(made.execution_timeout_seconds)}",
+        ),
+        ("Cost", f"about ${cost}" if cost is not None else "unknown (GPU_PRICE_PER_SECOND)"),
+        ("Inputs", "made to measure" if made.prepared else "passed on as they are"),
+    ]
+
+
+def _minutes(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 90 else f"{round(seconds / 60)} min"
