@@ -69,6 +69,10 @@ check: $(STAMP) ## Lint, format, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
+.PHONY: schema
+schema: $(STAMP) ## Write sql/schema.sql anew after a change of the migrations
+	@$(BIN)/python -m tests.sql.schema
+
 .PHONY: e2e
 e2e: $(STAMP) ## Only the tests that start the daemon and the local stack
 	@$(BIN)/python -m pytest -m e2e $(ARGS)

@@ -1,0 +1,917 @@
+-- What the migrations add up to, for reading; written by `make schema`.
+
+CREATE TABLE public.video_jobs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid DEFAULT auth.uid(),
+    image_url text,
+    audio_url text,
+    width integer,
+    height integer,
+    quality text DEFAULT 'hd'::text NOT NULL,
+    prompt text,
+    negative_prompt text,
+    seed integer,
+    steps integer,
+    idempotency_key text DEFAULT (gen_random_uuid())::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    cancel_requested boolean DEFAULT false NOT NULL,
+    priority integer DEFAULT 0 NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    phase text DEFAULT 'in_line'::text NOT NULL,
+    phase_detail text,
+    progress smallint DEFAULT 0 NOT NULL,
+    progress_source text,
+    eta_at timestamp with time zone,
+    queue_position integer,
+    frames integer,
+    windows integer,
+    sampled_windows integer,
+    render_width integer,
+    render_height integer,
+    audio_duration numeric,
+    video_duration numeric,
+    seed_used integer,
+    warnings jsonb DEFAULT '[]'::jsonb NOT NULL,
+    error_code text,
+    error_message text,
+    video_url text,
+    runpod_job_id text,
+    estimated_cost_usd numeric,
+    cost_usd numeric,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    try_number integer DEFAULT 1 NOT NULL,
+    submissions integer DEFAULT 0 NOT NULL,
+    available_at timestamp with time zone DEFAULT now() NOT NULL,
+    lease_owner uuid,
+    lease_expires_at timestamp with time zone,
+    claimed_alone boolean DEFAULT false NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    crashes_alone integer DEFAULT 0 NOT NULL,
+    ending_code text,
+    ending_message text,
+    revision bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT audio_url_is_longer_than_2048_characters CHECK ((length(audio_url) <= 2048)),
+    CONSTRAINT completed_needs_a_video_url CHECK (((status <> 'completed'::text) OR (video_url IS NOT NULL))),
+    CONSTRAINT failed_needs_an_error_code CHECK (((status <> 'failed'::text) OR (error_code IS NOT NULL))),
+    CONSTRAINT give_both_width_and_height_or_neither CHECK (((width IS NULL) = (height IS NULL))),
+    CONSTRAINT height_must_be_even_and_between_480_and_1920 CHECK (((height IS NULL) OR (((height >= 480) AND (height <= 1920)) AND ((height % 2) = 0)))),
+    CONSTRAINT idempotency_key_must_have_1_to_200_characters CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 200))),
+    CONSTRAINT image_url_is_longer_than_2048_characters CHECK ((length(image_url) <= 2048)),
+    CONSTRAINT metadata_is_longer_than_1000_bytes CHECK ((octet_length((metadata)::text) <= 1000)),
+    CONSTRAINT metadata_must_be_a_json_object CHECK ((jsonb_typeof(metadata) = 'object'::text)),
+    CONSTRAINT negative_prompt_is_longer_than_1000_characters CHECK ((length(negative_prompt) <= 1000)),
+    CONSTRAINT phase_is_not_one_of_ours CHECK ((phase = ANY (ARRAY['in_line'::text, 'checking_media'::text, 'confirming_submission'::text, 'waiting_gpu'::text, 'loading_models'::text, 'generating'::text, 'saving'::text, 'cancelling'::text, 'paused_budget'::text, 'done'::text]))),
+    CONSTRAINT progress_must_be_between_0_and_100 CHECK (((progress >= 0) AND (progress <= 100))),
+    CONSTRAINT progress_source_is_not_one_of_ours CHECK ((progress_source = ANY (ARRAY['reported'::text, 'estimated'::text]))),
+    CONSTRAINT prompt_is_longer_than_1000_characters CHECK ((length(prompt) <= 1000)),
+    CONSTRAINT quality_must_be_sd_hd_or_fullhd CHECK ((quality = ANY (ARRAY['sd'::text, 'hd'::text, 'fullhd'::text]))),
+    CONSTRAINT seed_must_be_between_0_and_999999 CHECK (((seed IS NULL) OR ((seed >= 0) AND (seed <= 999999)))),
+    CONSTRAINT status_is_not_one_of_ours CHECK ((status = ANY (ARRAY['queued'::text, 'preparing'::text, 'submitted'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT steps_must_be_4_5_or_6 CHECK (((steps IS NULL) OR ((steps >= 4) AND (steps <= 6)))),
+    CONSTRAINT urls_and_prompts_together_exceed_5000_bytes CHECK (((((octet_length(COALESCE(image_url, ''::text)) + octet_length(COALESCE(audio_url, ''::text))) + octet_length(COALESCE(prompt, ''::text))) + octet_length(COALESCE(negative_prompt, ''::text))) <= 5000)),
+    CONSTRAINT width_must_be_even_and_between_480_and_1920 CHECK (((width IS NULL) OR (((width >= 480) AND (width <= 1920)) AND ((width % 2) = 0)))),
+    CONSTRAINT worker_texts_are_too_long CHECK (((length(phase_detail) <= 300) AND (length(error_message) <= 1000) AND (length(video_url) <= 2048) AND (octet_length((warnings)::text) <= 3000)))
+);
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN image_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN audio_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN prompt SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN negative_prompt SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN metadata SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase_detail SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN warnings SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_message SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN video_url SET STORAGE MAIN;
+
+COMMENT ON TABLE public.video_jobs IS 'talking-head-worker: one row is one video. The app writes inputs and cancel_requested, the worker everything else.';
+
+CREATE FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) RETURNS SETOF public.video_jobs
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  job public.video_jobs;
+  planned public.video_jobs;
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  select * into job from public.video_jobs j where j.id = p_job_id for update;
+  if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt or job.lease_owner is distinct from p_owner
+     or job.lease_expires_at < now() or job.cancel_requested or job.submissions >= p_max_submissions
+     or public.video_job_has_open_submission_v1(p_job_id) then
+    return;
+  end if;
+  insert into public.video_job_attempts
+    (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at)
+  values (p_job_id, p_attempt, job.try_number, job.user_id, p_endpoint_id, p_plan, p_template_hash, p_input_objects,
+    now() + make_interval(secs => p_ttl_seconds));
+  planned := jsonb_populate_record(job, p_columns);
+  return query
+  update public.video_jobs j
+    set frames = planned.frames, windows = planned.windows, sampled_windows = planned.sampled_windows,
+        render_width = planned.render_width, render_height = planned.render_height,
+        audio_duration = planned.audio_duration, video_duration = planned.video_duration,
+        seed_used = planned.seed_used, warnings = planned.warnings, estimated_cost_usd = planned.estimated_cost_usd,
+        submissions = j.submissions + 1, crashes = 0, crashes_alone = 0,
+        lease_expires_at = now() + make_interval(secs => p_lease_seconds)
+    where j.id = p_job_id returning j.*;
+end $$;
+
+CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer) RETURNS SETOF public.video_jobs
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  preparing integer;
+  mine integer;
+  slots integer;
+  picked uuid[];
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
+    return;
+  end if;
+  -- The limits are counts over many rows: two claims at once could each see the last free slot.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
+
+  select count(*), count(*) filter (where j.lease_owner = p_owner) into preparing, mine
+    from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at >= now();
+  if exists (select 1 from public.video_jobs j where j.status = 'preparing' and j.lease_owner = p_owner
+             and j.lease_expires_at >= now() and j.claimed_alone) then
+    return;
+  end if;
+  select least(p_want,
+      p_max_in_flight - preparing - count(*) filter (where a.state in ('queued', 'running')),
+      p_max_queued_runs - preparing - count(*) filter (where a.state = 'queued' and a.endpoint_id = p_endpoint_id))
+    into slots from public.video_job_attempts a where a.state in ('queued', 'running');
+  if slots <= 0 then
+    return;
+  end if;
+
+  with waiting as (
+    select j.id, j.user_id, j.priority, j.created_at, j.crashes,
+           row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
+    from public.video_jobs j where j.status = 'queued' and j.available_at <= now()
+  ), busy as (
+    select u.user_id,
+      (select count(*) from public.video_job_attempts a
+        where a.user_id = u.user_id and a.state in ('unknown', 'queued', 'running'))
+      + (select count(*) from public.video_jobs p
+          where p.user_id = u.user_id and p.status = 'preparing' and p.lease_expires_at >= now()) as in_flight,
+      (select count(*) from public.video_job_attempts a
+        where a.user_id = u.user_id and a.state not in ('refused', 'submitting')
+          and a.created_at > now() - interval '24 hours')
+      + (select count(*) from public.video_jobs p
+          where p.user_id = u.user_id and p.status = 'preparing' and p.lease_expires_at >= now()) as today
+    from (select distinct w.user_id from waiting w where w.user_id is not null) u
+  ), line as (
+    select w.id, w.crashes > 0 as suspect,
+      row_number() over (order by w.priority desc, w.nth + coalesce(b.in_flight, 0), w.created_at, w.id) as place,
+      case when b.today + w.nth > p_max_submissions_per_user_per_day
+             then 'Waiting: the limit of ' || p_max_submissions_per_user_per_day || ' submissions in 24 hours is reached.'
+           when b.in_flight + w.nth > p_max_in_flight_per_user
+             then 'Waiting for another of your jobs to finish (' || p_max_in_flight_per_user || ' at a time).' end as held
+    from waiting w left join busy b on b.user_id = w.user_id
+  ), told as (
+    update public.video_jobs j set phase_detail = h.held
+      from (select * from line where line.held is not null order by line.place limit 50) h
+      where j.id = h.id and j.status = 'queued' and j.phase_detail is distinct from h.held
+  ), free as (
+    select line.*, first_value(line.suspect) over (order by line.place) as first_suspect
+    from line where line.held is null
+  )
+  -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
+  select array_agg(f.id) into picked from (
+    select free.id from free
+    where free.suspect = free.first_suspect and not (free.first_suspect and mine > 0)
+    order by free.place limit case when (select bool_or(x.first_suspect) from free x) then 1 else slots end) f;
+  if picked is null then
+    return;
+  end if;
+
+  return query
+  update public.video_jobs j
+    set status = 'preparing', phase = 'checking_media', phase_detail = null, queue_position = null,
+        attempt = j.attempt + 1, lease_owner = p_owner,
+        lease_expires_at = now() + make_interval(secs => p_lease_seconds), claimed_alone = j.crashes > 0
+    from (select q.id from public.video_jobs q
+          where q.id = any (picked) and q.status = 'queued' for update skip locked) t
+    where j.id = t.id
+    returning j.*;
+end $$;
+
+CREATE FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) RETURNS SETOF public.video_jobs
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  job public.video_jobs;
+  planned public.video_jobs;
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  select * into job from public.video_jobs j where j.id = p_job_id for update;
+  if p_submission is not null then
+    -- What the sender knows of its own POST is true even if it lost the lease or the row meanwhile.
+    update public.video_job_attempts a
+      set state = p_submission, raw_error = p_raw_error, next_poll_at = now(),
+          ended_at = case when p_submission = 'refused' then now() end
+      where a.job_id = p_job_id and a.attempt = p_attempt and a.state in ('submitting', 'unknown');
+    if not found then
+      return;
+    end if;
+  elsif job.lease_owner is distinct from p_owner then
+    return;
+  end if;
+  if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt then
+    return;
+  end if;
+  if job.cancel_requested and p_submission is distinct from 'unknown' then
+    p_status := 'cancelled';
+    p_error_code := null;
+    p_error_message := null;
+  end if;
+  planned := jsonb_populate_record(job, p_columns);
+  return query
+  update public.video_jobs j
+    set status = p_status,
+        phase = case when p_status in ('failed', 'cancelled') then 'done'
+                     when j.cancel_requested then 'cancelling' else p_phase end,
+        phase_detail = p_phase_detail, lease_owner = null, lease_expires_at = null,
+        available_at = now() + make_interval(secs => coalesce(p_retry_seconds, 0)),
+        submissions = j.submissions - (p_submission = 'refused' and p_submission is not null)::integer,
+        crashes = case when p_submission is null and p_status = 'queued' then j.crashes else 0 end,
+        error_code = p_error_code, error_message = p_error_message,
+        frames = planned.frames, windows = planned.windows, sampled_windows = planned.sampled_windows,
+        render_width = planned.render_width, render_height = planned.render_height,
+        audio_duration = planned.audio_duration, video_duration = planned.video_duration, warnings = planned.warnings,
+        completed_at = case when p_status in ('failed', 'cancelled') then now() end
+    where j.id = p_job_id returning j.*;
+end $$;
+
+CREATE FUNCTION public.get_video_job_case_v1(p_job_id uuid) RETURNS SETOF jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select c from public.video_job_case_v1(p_job_id) c
+  where c ->> 'job' is not null or jsonb_array_length(c -> 'submissions') > 0
+$$;
+
+CREATE FUNCTION public.prune_video_job_history_v1(p_keep_days integer) RETURNS TABLE(events bigint, attempts bigint)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  delete from public.video_job_events e where e.at < now() - make_interval(days => greatest(p_keep_days, 2));
+  get diagnostics events = row_count;
+  delete from public.video_job_attempts a
+    where a.state not in ('submitting', 'unknown', 'queued', 'running')
+      and a.created_at < now() - make_interval(days => greatest(p_keep_days, 2))
+      and not exists (select 1 from public.video_jobs j where j.id = a.job_id);
+  get diagnostics attempts = row_count;
+  return next;
+end $$;
+
+CREATE FUNCTION public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text) RETURNS TABLE(wanted boolean, "case" jsonb)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  job public.video_jobs;
+  sub public.video_job_attempts;
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  select * into job from public.video_jobs j where j.id = p_job_id for update;
+  select * into sub from public.video_job_attempts a where a.job_id = p_job_id and a.attempt = p_attempt for update;
+  if sub.job_id is null or (sub.runpod_job_id is not null and sub.runpod_job_id <> p_runpod_job_id) then
+    return;
+  end if;
+  if sub.runpod_job_id is null then
+    update public.video_job_attempts a
+      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null
+      where a.job_id = p_job_id and a.attempt = p_attempt;
+    if job.id is not null and job.status = 'preparing' and job.attempt = p_attempt then
+      update public.video_jobs j
+        set status = 'submitted', phase = case when j.cancel_requested then 'cancelling' else 'waiting_gpu' end,
+            phase_detail = null, runpod_job_id = p_runpod_job_id, lease_owner = null, lease_expires_at = null
+        where j.id = p_job_id returning j.* into job;
+    end if;
+  end if;
+  wanted := coalesce(job.status in ('submitted', 'running') and job.attempt = p_attempt and not job.cancel_requested, false);
+  "case" := public.video_job_case_v1(p_job_id);
+  return next;
+end $$;
+
+CREATE FUNCTION public.recover_video_jobs_v1() RETURNS SETOF public.video_jobs
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  job public.video_jobs;
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  for job in
+    select * from public.video_jobs j
+    where j.status = 'preparing' and j.lease_expires_at < now()
+    order by j.id for update skip locked
+  loop
+    update public.video_job_attempts a
+      set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
+      where a.job_id = job.id and a.attempt = job.attempt and a.state in ('submitting', 'unknown');
+    if found then
+      return query update public.video_jobs j
+        set phase = case when j.cancel_requested then 'cancelling' else 'confirming_submission' end,
+            lease_owner = null, lease_expires_at = null
+        where j.id = job.id returning j.*;
+    elsif job.cancel_requested then
+      return query update public.video_jobs j
+        set status = 'cancelled', phase = 'done', lease_owner = null, lease_expires_at = null, completed_at = now()
+        where j.id = job.id returning j.*;
+    elsif job.claimed_alone and job.crashes_alone >= 4 then
+      return query update public.video_jobs j
+        set status = 'failed', phase = 'done', lease_owner = null, lease_expires_at = null, completed_at = now(),
+            crashes = j.crashes + 1, crashes_alone = j.crashes_alone + 1, error_code = 'too_many_crashes',
+            error_message = 'The worker stopped five times while it prepared this job alone. Use another image or '
+              'audio file; the operator finds the cause in the worker''s log.'
+        where j.id = job.id returning j.*;
+    else
+      return query update public.video_jobs j
+        set status = 'queued', phase = 'in_line', phase_detail = null, lease_owner = null, lease_expires_at = null,
+            crashes = j.crashes + 1, crashes_alone = j.crashes_alone + j.claimed_alone::integer
+        where j.id = job.id returning j.*;
+    end if;
+  end loop;
+  -- A row that says it runs, without any submission on record (somebody emptied the other table), would wait for ever.
+  return query update public.video_jobs j
+    set status = 'failed', phase = 'done', completed_at = now(), error_code = 'run_lost',
+        error_message = 'The record of this job''s run is gone. Try the job again; the operator should not delete '
+          'rows of video_job_attempts by hand.'
+    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
+      and j.updated_at < now() - interval '60 seconds'
+      and not exists (select 1 from public.video_job_attempts a where a.job_id = j.id and a.attempt = j.attempt)
+    returning j.*;
+end $$;
+
+CREATE FUNCTION public.refresh_video_job_queue_v1(p_places integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  changed integer;
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  with line as (
+    select j.id, row_number() over (order by j.priority desc, j.created_at, j.id) as place
+    from public.video_jobs j where j.status = 'queued' order by j.priority desc, j.created_at, j.id limit p_places
+  )
+  update public.video_jobs j set queue_position = line.place
+    from line where j.id = line.id and j.status = 'queued' and j.queue_position is distinct from line.place::integer;
+  get diagnostics changed = row_count;
+  return changed;
+end $$;
+
+CREATE FUNCTION public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision) RETURNS SETOF public.video_jobs
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  return query
+  update public.video_jobs j set lease_expires_at = now() + make_interval(secs => p_lease_seconds)
+    where j.id = any (p_job_ids) and j.status = 'preparing' and j.lease_owner = p_owner and j.lease_expires_at >= now()
+    returning j.*;
+end $$;
+
+CREATE FUNCTION public.retry_video_job_v1(id uuid) RETURNS SETOF public.video_jobs
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+#variable_conflict use_column
+declare
+  job public.video_jobs;
+begin
+  select j.* into job from public.video_jobs j where j.id = retry_video_job_v1.id for update;
+  if job.id is null or (coalesce(auth.role(), '') <> 'service_role' and job.user_id is distinct from auth.uid()) then
+    raise exception 'There is no such job, or it is not yours.';
+  end if;
+  if job.status not in ('failed', 'cancelled') then
+    raise exception 'Only a failed or cancelled job can be tried again; this one is %.', job.status;
+  end if;
+  return query update public.video_jobs j set status = 'queued' where j.id = job.id returning j.*;
+end $$;
+
+CREATE FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) RETURNS SETOF jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+begin
+  return query
+  with due as (
+    select a.job_id, a.attempt from public.video_job_attempts a
+    where a.state in ('unknown', 'queued', 'running')
+      and (a.next_poll_at <= now() or (p_all and a.job_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000')))
+    order by case when p_all then a.job_id end, a.next_poll_at
+    limit p_want for update skip locked
+  ), taken as (
+    update public.video_job_attempts a set next_poll_at = now() + make_interval(secs => p_poll_seconds)
+    from due where a.job_id = due.job_id and a.attempt = due.attempt
+    returning a.job_id
+  ), jobs as (
+    select distinct t.job_id from taken t
+  )
+  select public.video_job_case_v1(jobs.job_id) || jsonb_build_object('job_id', jobs.job_id) from jobs order by jobs.job_id;
+end $$;
+
+CREATE FUNCTION public.video_job_attempts_after_change() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if tg_op = 'INSERT' or new.state <> old.state then
+    insert into public.video_job_events (job_id, try_number, attempt, event, detail)
+    values (new.job_id, new.try_number, new.attempt, 'submission_' || new.state,
+      nullif(jsonb_strip_nulls(jsonb_build_object('runpod_job_id', new.runpod_job_id, 'error_code', new.error_code,
+        'raw_error', new.raw_error, 'execution_ms', new.execution_ms)), '{}'));
+  end if;
+  return null;
+end $$;
+
+CREATE FUNCTION public.video_job_case_v1(p_job_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select jsonb_build_object(
+    'job', (select to_jsonb(j) || jsonb_build_object('lease_left', extract(epoch from j.lease_expires_at - now()))
+            from public.video_jobs j where j.id = p_job_id),
+    'submissions', coalesce((
+      select jsonb_agg(to_jsonb(a) || jsonb_build_object(
+          'age', extract(epoch from now() - a.created_at),
+          'queued_for', extract(epoch from now() - coalesce(a.submitted_at, a.created_at)),
+          'ttl_left', extract(epoch from a.expires_at - now()),
+          'missing_for', extract(epoch from now() - a.missing_since),
+          'incomplete_for', extract(epoch from now() - a.incomplete_since),
+          'cancel_asked_ago', extract(epoch from now() - a.cancel_asked_at),
+          'endpoint_started_ago', (select extract(epoch from now() - max(o.started_at)) from public.video_job_attempts o
+                                   where o.endpoint_id = a.endpoint_id)) order by a.attempt)
+      from public.video_job_attempts a
+      where a.job_id = p_job_id
+        and (a.state in ('submitting', 'unknown', 'queued', 'running')
+             or a.try_number = (select j.try_number from public.video_jobs j where j.id = p_job_id))), '[]'::jsonb))
+$$;
+
+CREATE FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  select exists (select 1 from public.video_job_attempts a
+                 where a.job_id = p_job_id and a.state in ('submitting', 'unknown', 'queued', 'running'))
+$$;
+
+CREATE FUNCTION public.video_jobs_after_change() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  what text;
+  detail jsonb := '{}';
+begin
+  if tg_op = 'DELETE' then
+    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
+    values (old.id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
+  elsif tg_op = 'INSERT' then
+    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
+    values (new.id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
+    return null;
+  else
+    what := case
+      when new.try_number <> old.try_number then 'retried'
+      when new.attempt <> old.attempt then 'claimed'
+      when new.status = 'queued' and old.status <> 'queued' then 'given_back'
+      when new.status <> old.status then new.status
+      when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
+      when new.phase <> old.phase then new.phase end;
+    if what is null then
+      return null;
+    end if;
+    detail := jsonb_strip_nulls(jsonb_build_object('detail', new.phase_detail, 'error_code', new.error_code,
+      'error_message', new.error_message, 'runpod_job_id', new.runpod_job_id));
+    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase, detail)
+    values (new.id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
+    if not (new.cancel_requested and not old.cancel_requested) then
+      return null;
+    end if;
+  end if;
+  -- A deleted or cancelled job's runs are looked at by the next sweep, not by their next poll.
+  update public.video_job_attempts a set next_poll_at = now()
+  where a.job_id = old.id and a.state in ('unknown', 'queued', 'running');
+  return null;
+end $$;
+
+CREATE FUNCTION public.video_jobs_before_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  if new.status <> 'queued' then
+    raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
+  end if;
+  -- Otherwise an old run's result could land in a new job.
+  if exists (select 1 from public.video_job_attempts a where a.job_id = new.id) then
+    raise exception 'The id % belonged to an earlier job. Use a new id.', new.id;
+  end if;
+  new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
+  new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
+  new.sampled_windows := null; new.render_width := null; new.render_height := null;
+  new.audio_duration := null; new.video_duration := null; new.seed_used := null; new.warnings := '[]';
+  new.error_code := null; new.error_message := null; new.video_url := null; new.runpod_job_id := null;
+  new.estimated_cost_usd := null; new.cost_usd := null;
+  new.created_at := now(); new.updated_at := now(); new.started_at := null; new.completed_at := null;
+  new.attempt := 0; new.try_number := 1; new.submissions := 0; new.available_at := now();
+  new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
+  new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null; new.revision := 0;
+  if new.cancel_requested then
+    new.status := 'cancelled'; new.phase := 'done'; new.completed_at := now();
+  end if;
+  return new;
+end $$;
+
+CREATE FUNCTION public.video_jobs_before_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  by_worker constant boolean := coalesce(current_setting('video_jobs.writer', true), '') = 'worker';
+  ended constant boolean := old.status in ('completed', 'failed', 'cancelled');
+  mendable constant boolean := old.status in ('failed', 'cancelled') or (old.status = 'queued' and old.attempt = 0);
+begin
+  new.revision := old.revision + 1;
+  new.updated_at := now();
+
+  if new.id <> old.id or new.created_at <> old.created_at then
+    raise exception 'id and created_at of a job never change.';
+  end if;
+  if not by_worker then
+    if (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
+        new.seed, new.steps, new.user_id)
+       is distinct from
+       (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
+        old.seed, old.steps, old.user_id) and not mendable then
+      raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
+        'Cancel it first, or insert a new row.', old.status;
+    end if;
+    if (new.phase, new.phase_detail, new.progress, new.progress_source, new.eta_at, new.queue_position, new.frames,
+        new.windows, new.sampled_windows, new.render_width, new.render_height, new.audio_duration, new.video_duration,
+        new.seed_used, new.warnings, new.error_code, new.error_message, new.video_url, new.runpod_job_id,
+        new.estimated_cost_usd, new.cost_usd, new.started_at, new.completed_at, new.attempt, new.try_number,
+        new.submissions, new.available_at, new.lease_owner, new.lease_expires_at, new.claimed_alone, new.crashes,
+        new.crashes_alone, new.ending_code, new.ending_message)
+       is distinct from
+       (old.phase, old.phase_detail, old.progress, old.progress_source, old.eta_at, old.queue_position, old.frames,
+        old.windows, old.sampled_windows, old.render_width, old.render_height, old.audio_duration, old.video_duration,
+        old.seed_used, old.warnings, old.error_code, old.error_message, old.video_url, old.runpod_job_id,
+        old.estimated_cost_usd, old.cost_usd, old.started_at, old.completed_at, old.attempt, old.try_number,
+        old.submissions, old.available_at, old.lease_owner, old.lease_expires_at, old.claimed_alone, old.crashes,
+        old.crashes_alone, old.ending_code, old.ending_message) then
+      raise exception 'These columns are written by the worker alone. People may change the inputs before the '
+        'worker has taken the job, cancel_requested, priority and metadata, and set status to queued (retry).';
+    end if;
+    -- In the dashboard, setting the status is what "cancel" looks like.
+    if new.status = 'cancelled' and not ended then
+      new.status := old.status;
+      new.cancel_requested := true;
+    end if;
+    if new.status <> old.status and not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
+      raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
+        'a failed or cancelled one may be set to queued to try again.', old.status, new.status;
+    end if;
+  end if;
+
+  if ended and new.status <> old.status then
+    if not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
+      raise exception 'A job that is % stays so; only a failed or cancelled one can be tried again.', old.status;
+    end if;
+    if public.video_job_has_open_submission_v1(old.id) then
+      raise exception 'A run of this job may still be live at RunPod. Try again when it has ended.';
+    end if;
+    new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
+    new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
+    new.sampled_windows := null; new.render_width := null; new.render_height := null; new.audio_duration := null;
+    new.video_duration := null; new.seed_used := null; new.warnings := '[]'; new.error_code := null;
+    new.error_message := null; new.video_url := null; new.runpod_job_id := null; new.estimated_cost_usd := null;
+    new.started_at := null; new.completed_at := null; new.cancel_requested := false;
+    new.try_number := old.try_number + 1; new.submissions := 0; new.available_at := now();
+    new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
+    new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null;
+    return new;
+  end if;
+
+  if new.cancel_requested <> old.cancel_requested then
+    if ended then
+      new.cancel_requested := old.cancel_requested;  -- too late, and no harm: the result stands
+    elsif not new.cancel_requested then
+      raise exception 'A cancel cannot be taken back. Wait until the job is cancelled, then try it again.';
+    elsif old.status = 'queued' and not public.video_job_has_open_submission_v1(old.id) then
+      new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.queue_position := null;
+      new.eta_at := null; new.completed_at := now();
+    else
+      new.phase := 'cancelling'; new.phase_detail := null;
+    end if;
+  end if;
+
+  if new.status <> old.status and (old.status, new.status) not in (
+      ('queued', 'preparing'), ('queued', 'cancelled'), ('queued', 'failed'),
+      -- a late webhook may bring the run, or the video, of a submission that was thought lost
+      ('queued', 'submitted'), ('queued', 'running'), ('queued', 'completed'),
+      ('preparing', 'queued'), ('preparing', 'submitted'), ('preparing', 'running'), ('preparing', 'completed'),
+      ('preparing', 'failed'), ('preparing', 'cancelled'),
+      ('submitted', 'running'), ('submitted', 'completed'), ('submitted', 'failed'), ('submitted', 'cancelled'),
+      ('submitted', 'queued'),
+      ('running', 'completed'), ('running', 'failed'), ('running', 'cancelled'), ('running', 'queued')) then
+    raise exception 'A job cannot go from % to %.', old.status, new.status;
+  end if;
+  -- Within a try, people never see progress fall: neither by a late message nor by a second submission.
+  new.progress := greatest(new.progress, old.progress);
+  return new;
+end $$;
+
+CREATE FUNCTION public.write_video_job_changes_v1(p_changes jsonb) RETURNS TABLE(job_id uuid, took boolean, "case" jsonb)
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  change jsonb;
+  part jsonb;
+  job public.video_jobs;
+  sub public.video_job_attempts;
+  states jsonb;
+begin
+  perform set_config('video_jobs.writer', 'worker', true);
+  for change in select c from jsonb_array_elements(p_changes) c order by c ->> 'job_id' loop
+    job_id := (change ->> 'job_id')::uuid;
+    job := null;
+    select * into job from public.video_jobs j where j.id = write_video_job_changes_v1.job_id for update;
+    select coalesce(jsonb_object_agg(a.attempt::text, a.state), '{}') into states
+      from (select x.attempt, x.state from public.video_job_attempts x
+            where x.job_id = write_video_job_changes_v1.job_id
+              and x.state in ('submitting', 'unknown', 'queued', 'running') for update) a;
+    took := job.revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
+    if took then
+      for part in select p from jsonb_array_elements(change -> 'submissions') p loop
+        select * into sub from public.video_job_attempts a
+          where a.job_id = write_video_job_changes_v1.job_id and a.attempt = (part ->> 'attempt')::integer for update;
+        sub := jsonb_populate_record(sub, part -> 'set');
+        update public.video_job_attempts a
+          set state = sub.state, video_url = sub.video_url, delay_ms = sub.delay_ms, execution_ms = sub.execution_ms,
+              cost_usd = sub.cost_usd, error_code = sub.error_code, raw_error = sub.raw_error,
+              started_at = case when (part ->> 'started')::boolean then coalesce(a.started_at, now()) else a.started_at end,
+              ended_at = case when (part ->> 'ended')::boolean then now() else a.ended_at end,
+              -- true counts, false starts anew, null leaves it as it is
+              missing_since = case (part ->> 'missing')::boolean
+                when true then coalesce(a.missing_since, now()) when false then null else a.missing_since end,
+              missing_looks = case (part ->> 'missing')::boolean
+                when true then a.missing_looks + 1 when false then 0 else a.missing_looks end,
+              incomplete_since = case (part ->> 'incomplete')::boolean
+                when true then coalesce(a.incomplete_since, now()) when false then null else a.incomplete_since end,
+              cancel_asked_at = case when (part ->> 'cancel_asked')::boolean then now() else a.cancel_asked_at end,
+              seen_at = case when (part ->> 'seen')::boolean then now() else a.seen_at end,
+              next_poll_at = now() + make_interval(secs => coalesce((part ->> 'poll_seconds')::double precision, 30))
+          where a.job_id = sub.job_id and a.attempt = sub.attempt;
+      end loop;
+      if jsonb_typeof(change -> 'job') = 'object' and job.id is not null then
+        job := jsonb_populate_record(job, change -> 'job');
+        update public.video_jobs j
+          set status = job.status, phase = job.phase, phase_detail = job.phase_detail, progress = job.progress,
+              progress_source = job.progress_source, runpod_job_id = job.runpod_job_id, video_url = job.video_url,
+              error_code = job.error_code, error_message = job.error_message, cost_usd = job.cost_usd,
+              ending_code = job.ending_code, ending_message = job.ending_message, warnings = job.warnings,
+              started_at = case when (change ->> 'started')::boolean then coalesce(j.started_at, now()) else j.started_at end,
+              lease_owner = null, lease_expires_at = null,
+              eta_at = case when change ? 'eta_seconds'
+                then now() + make_interval(secs => (change ->> 'eta_seconds')::double precision) else j.eta_at end,
+              available_at = case when change ? 'retry_seconds'
+                then now() + make_interval(secs => (change ->> 'retry_seconds')::double precision) else j.available_at end,
+              completed_at = case when (change ->> 'completed')::boolean then now() end
+          where j.id = job.id;
+      end if;
+    end if;
+    "case" := public.video_job_case_v1(write_video_job_changes_v1.job_id);
+    return next;
+  end loop;
+end $$;
+
+CREATE TABLE public.video_job_attempts (
+    job_id uuid NOT NULL,
+    attempt integer NOT NULL,
+    try_number integer NOT NULL,
+    user_id uuid,
+    endpoint_id text NOT NULL,
+    runpod_job_id text,
+    state text DEFAULT 'submitting'::text NOT NULL,
+    plan jsonb DEFAULT '{}'::jsonb NOT NULL,
+    template_hash text,
+    input_objects text[] DEFAULT '{}'::text[] NOT NULL,
+    video_url text,
+    delay_ms bigint,
+    execution_ms bigint,
+    cost_usd numeric,
+    error_code text,
+    raw_error text,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    submitted_at timestamp with time zone,
+    started_at timestamp with time zone,
+    ended_at timestamp with time zone,
+    expires_at timestamp with time zone NOT NULL,
+    seen_at timestamp with time zone,
+    missing_since timestamp with time zone,
+    missing_looks integer DEFAULT 0 NOT NULL,
+    incomplete_since timestamp with time zone,
+    cancel_asked_at timestamp with time zone,
+    next_poll_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT submission_state_is_not_one_of_ours CHECK ((state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'refused'::text, 'queued'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'lost'::text, 'expired'::text])))
+);
+
+COMMENT ON TABLE public.video_job_attempts IS 'talking-head-worker: one row per submission to RunPod. No foreign key: it outlives its job, so that an orphaned run can still be cancelled.';
+
+CREATE TABLE public.video_job_events (
+    id bigint NOT NULL,
+    job_id uuid NOT NULL,
+    try_number integer,
+    attempt integer,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    event text NOT NULL,
+    status text,
+    phase text,
+    detail jsonb
+);
+
+COMMENT ON TABLE public.video_job_events IS 'talking-head-worker: what happened to each job, when and why. Written by triggers, append-only.';
+
+ALTER TABLE public.video_job_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.video_job_events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.video_job_migrations (
+    name text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE public.video_job_migrations IS 'talking-head-worker: which sql/migrations files have run here.';
+
+ALTER TABLE ONLY public.video_jobs
+    ADD CONSTRAINT one_row_per_idempotency_key UNIQUE NULLS NOT DISTINCT (user_id, idempotency_key);
+
+ALTER TABLE ONLY public.video_job_attempts
+    ADD CONSTRAINT one_row_per_run UNIQUE (endpoint_id, runpod_job_id);
+
+ALTER TABLE ONLY public.video_job_attempts
+    ADD CONSTRAINT video_job_attempts_pkey PRIMARY KEY (job_id, attempt);
+
+ALTER TABLE ONLY public.video_job_events
+    ADD CONSTRAINT video_job_events_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.video_job_migrations
+    ADD CONSTRAINT video_job_migrations_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY public.video_jobs
+    ADD CONSTRAINT video_jobs_pkey PRIMARY KEY (id);
+
+CREATE INDEX video_job_attempts_open ON public.video_job_attempts USING btree (next_poll_at) WHERE (state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'queued'::text, 'running'::text]));
+
+CREATE INDEX video_job_attempts_started ON public.video_job_attempts USING btree (endpoint_id, started_at DESC);
+
+CREATE INDEX video_job_attempts_user ON public.video_job_attempts USING btree (user_id, created_at) WHERE (user_id IS NOT NULL);
+
+CREATE INDEX video_job_events_at ON public.video_job_events USING btree (at);
+
+CREATE INDEX video_job_events_job ON public.video_job_events USING btree (job_id, id);
+
+CREATE INDEX video_jobs_active ON public.video_jobs USING btree (updated_at) WHERE (status = ANY (ARRAY['submitted'::text, 'running'::text]));
+
+CREATE INDEX video_jobs_preparing ON public.video_jobs USING btree (lease_expires_at) WHERE (status = 'preparing'::text);
+
+CREATE INDEX video_jobs_queued ON public.video_jobs USING btree (priority DESC, created_at) WHERE (status = 'queued'::text);
+
+CREATE INDEX video_jobs_user ON public.video_jobs USING btree (user_id, created_at DESC);
+
+CREATE TRIGGER video_job_attempts_after_change AFTER INSERT OR UPDATE ON public.video_job_attempts FOR EACH ROW EXECUTE FUNCTION public.video_job_attempts_after_change();
+
+CREATE TRIGGER video_jobs_after_change AFTER INSERT OR DELETE OR UPDATE ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_after_change();
+
+CREATE TRIGGER video_jobs_before_insert BEFORE INSERT ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_before_insert();
+
+CREATE TRIGGER video_jobs_before_update BEFORE UPDATE ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_before_update();
+
+CREATE POLICY "people cancel their own jobs" ON public.video_jobs FOR UPDATE TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id)) WITH CHECK ((( SELECT auth.uid() AS uid) = user_id));
+
+CREATE POLICY "people insert their own jobs" ON public.video_jobs FOR INSERT TO authenticated WITH CHECK ((( SELECT auth.uid() AS uid) = user_id));
+
+CREATE POLICY "people read their own jobs" ON public.video_jobs FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
+
+ALTER TABLE public.video_job_attempts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_job_events ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_job_migrations ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_jobs ENABLE ROW LEVEL SECURITY;
+
+GRANT USAGE ON SCHEMA public TO anon;
+GRANT USAGE ON SCHEMA public TO authenticated;
+GRANT USAGE ON SCHEMA public TO service_role;
+GRANT ALL ON SCHEMA public TO postgres;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_jobs TO service_role;
+GRANT SELECT ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(id) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(user_id) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(image_url) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(audio_url) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(width) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(height) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(quality) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(prompt) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(negative_prompt) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(seed) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(steps) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(idempotency_key) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(metadata) ON TABLE public.video_jobs TO authenticated;
+
+GRANT INSERT(cancel_requested),UPDATE(cancel_requested) ON TABLE public.video_jobs TO authenticated;
+
+REVOKE ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.recover_video_jobs_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.recover_video_jobs_v1() TO service_role;
+
+REVOKE ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision) TO service_role;
+
+REVOKE ALL ON FUNCTION public.retry_video_job_v1(id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.retry_video_job_v1(id uuid) TO authenticated;
+GRANT ALL ON FUNCTION public.retry_video_job_v1(id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_attempts_after_change() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_jobs_after_change() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_jobs_before_insert() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_jobs_before_update() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.write_video_job_changes_v1(p_changes jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.write_video_job_changes_v1(p_changes jsonb) TO service_role;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_attempts TO service_role;
+
+GRANT SELECT,INSERT,DELETE ON TABLE public.video_job_events TO service_role;
+
+GRANT SELECT ON TABLE public.video_job_migrations TO service_role;
+
+ALTER PUBLICATION supabase_realtime ADD TABLE public.video_jobs;

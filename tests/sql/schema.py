@@ -1,0 +1,51 @@
+"""Writes sql/schema.sql: what the migrations make of an empty project, as pg_dump words it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import psycopg
+
+from devstack.postgres import Postgres, find_binaries
+from devstack.supabase.database import prepare
+
+SCHEMA = Path(__file__).resolve().parents[2] / "sql" / "schema.sql"
+HEAD = "-- What the migrations add up to, for reading; written by `make schema`.\n"
+# pg_dump's own comments, session settings and one-time tokens differ between versions and runs.
+NOISE = re.compile(
+    r"--($| Name: | PostgreSQL database dump| Dumped (from|by) )"
+    r"|SET \w+ = |SELECT pg_catalog\.set_config|\\(un)?restrict |(CREATE|COMMENT ON) SCHEMA public"
+)
+
+
+def dump(url: str) -> str:
+    """The public schema of a migrated database, with its rights and its part in the publication."""
+    command = [str(find_binaries() / "pg_dump"), "--schema-only", "--schema=public", "--no-owner"]
+    done = subprocess.run([*command, url], check=True, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if not NOISE.match(line)]
+    body = re.sub(r"\n{3,}", "\n\n", "\n".join([*lines, "", *_publication(url)]))
+    return f"{HEAD}\n{body.strip()}\n"
+
+
+def _publication(url: str) -> list[str]:
+    # pg_dump leaves it out of the dump of one schema: it belongs to the database.
+    query = "select pubname, tablename from pg_publication_tables where schemaname = 'public'"
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(f"{query} order by 1, 2").fetchall()
+    return [f"ALTER PUBLICATION {name} ADD TABLE public.{table};" for name, table in rows]
+
+
+def main() -> None:
+    """Start a server, migrate a database, dump it, leave nothing behind."""
+    postgres = Postgres()
+    try:
+        postgres.start()
+        SCHEMA.write_text(dump(prepare(postgres, "schema")), encoding="utf-8")
+    finally:
+        postgres.remove()
+
+
+if __name__ == "__main__":
+    main()
