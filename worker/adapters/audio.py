@@ -13,6 +13,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
+from worker.adapters.audio_header import claimed_seconds
 from worker.adapters.audio_levels import LevelMeter
 from worker.adapters.media import Stopped, WorkStopped, never, refuse_text
 from worker.core.errors import JobFailed
@@ -111,12 +112,14 @@ def probe_audio(file: BinaryIO, *, max_seconds: int = 600, stopped: Stopped = ne
                     "audio_too_long", f"The audio is longer than {max_seconds // 60} minutes."
                 )
             meter.feed(frame)
-        claimed = _claimed_seconds(file, container, stream)
+        claimed = claimed_seconds(file, container, stream)
         codec, name = stream.codec_context.name, container.format.name.split(",")[0]
     samples = elements // channels
     if samples == 0:
         raise JobFailed("audio_unreadable", "No sound could be decoded from the audio file.")
     seconds = Fraction(samples, rate)
+    if reader.bad_packets > reader.good_packets:
+        raise JobFailed("audio_unreadable", "The audio file is damaged throughout, or protected.")
     if is_truncated(seconds, claimed) or reader.bad_packets > reader.good_packets // 10:
         raise JobFailed("audio_truncated", _truncated_message(seconds, claimed))
     levels = judge_levels(meter.finish(), samples=samples)
@@ -199,7 +202,9 @@ class PacketReader:
     def _count_bad(self) -> None:
         self.bad_packets += 1
         if self.bad_packets > _MOST_BAD_PACKETS:
-            raise JobFailed("audio_unreadable", "The audio file is damaged throughout.")
+            raise JobFailed(
+                "audio_unreadable", "The audio file is damaged throughout, or protected."
+            )
 
     def _refuse_change(self, frame: AudioFrame) -> None:
         shape = (frame.sample_rate, frame.layout.nb_channels)
@@ -210,33 +215,3 @@ class PacketReader:
                 "audio_unreadable",
                 "The audio changes its sample rate or its channels in the middle; export it again.",
             )
-
-
-def _claimed_seconds(
-    file: BinaryIO, container: InputContainer, stream: AudioStream
-) -> Fraction | None:
-    """The length that the file states; None where FFmpeg only guesses it from the bit rate."""
-    if container.format.name in ("aac", "amr", "amrnb", "amrwb", "ac3", "eac3", "mpeg"):
-        return None
-    if container.format.name == "mp3" and not _mp3_states_its_length(file):
-        return None
-    claims = []
-    if stream.duration is not None and stream.time_base is not None:
-        claims.append(stream.duration * stream.time_base)
-    if container.duration is not None and not container.streams.video:
-        claims.append(Fraction(container.duration, av.time_base))
-    return min(claims, default=None)
-
-
-def _mp3_states_its_length(file: BinaryIO) -> bool:
-    file.seek(0)
-    head = file.read(10)
-    start = 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        size = 0
-        for byte in head[6:10]:
-            size = size << 7 | byte & 0x7F
-        start = 10 + size
-    file.seek(start)
-    first_frames = file.read(4096)
-    return any(tag in first_frames for tag in (b"Xing", b"Info", b"VBRI"))
