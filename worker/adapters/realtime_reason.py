@@ -28,5 +28,6 @@ def describe(error: BaseException) -> str:
         parsed = None
     if isinstance(parsed, dict):
         text = str(parsed.get("message") or parsed.get("reason") or "no reason given")
-        return f"Realtime says: {text}"
+        # "InvalidJWTToken: Token ..." would look like a secret, and be hidden.
+        return f"Realtime says: {text.replace(': ', ' - ')}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
