@@ -15,7 +15,6 @@ AUDIO ?=
 ARGS ?=
 WORKERS ?= 3
 PIP_AUDIT := 2.10.1
-export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: help
 help: ## List the targets
