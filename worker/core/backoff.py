@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def backoff(tries: int, *, first: float, most: float, jitter: float) -> float:
-    """Seconds before try number `tries` + 1; `jitter` is a random number from 0 to 1 that the caller draws.
+    """Seconds before try number `tries` + 1; the caller draws `jitter` from 0 to 1.
 
     The wait lies between half and all of min(most, first * 2**(tries - 1)).
     """

@@ -59,7 +59,7 @@ Observation = Seen | Gone | NotAccepted | Nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionChange:
-    """New values for one submission; the flags become instants in the database (None: as it was)."""
+    """New values for one submission; flags become instants in the database (None: as it was)."""
 
     attempt: int
     set: Mapping[str, Any] = field(default_factory=dict)

@@ -270,6 +270,12 @@ class StoreUnavailable(TransientError):
     code = "store_unavailable"
 
 
+class StoreRefused(WorkerError):
+    """The database refused one write by a rule of its own; sending it again cannot help."""
+
+    code = "store_refused"
+
+
 class InputUnavailable(TransientError):
     """An input's host did not answer properly; `code` is what the job ends with if it stays so."""
 

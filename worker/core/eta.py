@@ -33,10 +33,10 @@ def outlook(
         return Outlook(progress=previous, source="estimated", seconds_left=None)
     share = elapsed / expected
     # Past the expected end the bar creeps on instead of standing still or claiming to be done.
-    percent = 90.0 * share if share <= 1.0 else 90.0 + 5.0 * (1.0 - 1.0 / share)
+    guess = 90.0 * share if share <= 1.0 else 90.0 + 5.0 * (1.0 - 1.0 / share)
     left = expected - elapsed if share < 1.0 else max(30.0, 0.1 * expected)
     return Outlook(
-        progress=max(previous, min(MOST_ESTIMATED, int(percent))),
+        progress=max(previous, min(MOST_ESTIMATED, int(guess))),
         source="estimated",
         seconds_left=left,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -80,8 +81,11 @@ class Job:
     negative_prompt: str | None = None
     seed: int | None = None
     steps: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     runpod_job_id: str | None = None
     cost_usd: Decimal | None = None
+    created_at: str | None = None
+    updated_at: str | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Job:
@@ -94,6 +98,14 @@ class Job:
                 "cost_usd": _decimal(row.get("cost_usd")),
             }
         )
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds from the insert to the last write, both by the database's clock."""
+        if self.created_at is None or self.updated_at is None:
+            return None
+        written = datetime.fromisoformat(self.updated_at)
+        return (written - datetime.fromisoformat(self.created_at)).total_seconds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

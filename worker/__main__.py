@@ -1,0 +1,12 @@
+"""The process' entry: `python -m worker`."""
+
+from worker.cli import app
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m worker")
+
+
+if __name__ == "__main__":
+    main()

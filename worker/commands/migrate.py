@@ -1,0 +1,77 @@
+"""`migrate`: applies sql/migrations to DATABASE_URL; the only place that speaks to Postgres directly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import psycopg
+import typer
+from psycopg import sql
+
+from worker.adapters.files import data_file
+from worker.settings import database_url
+
+_LOCK = 6_030_272_911
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("migrate")(migrate)
+
+
+def migrations() -> list[Path]:
+    """The files, in order."""
+    return sorted(data_file("sql", "migrations").glob("[0-9]*.sql"))
+
+
+def pending(connection: psycopg.Connection[tuple[object, ...]]) -> list[Path]:
+    """The files that have not recorded themselves in this database."""
+    row = connection.execute("select to_regclass('public.video_job_migrations')").fetchone()
+    done: set[object] = set()
+    if row is not None and row[0] is not None:
+        rows = connection.execute("select name from public.video_job_migrations").fetchall()
+        done = {name for (name,) in rows}
+    return [path for path in migrations() if path.stem not in done]
+
+
+def apply(url: str, *, dry_run: bool = False) -> list[str]:
+    """Apply what is missing, one transaction per file, and return the names; errors are psycopg's."""
+    with psycopg.connect(url, autocommit=True, connect_timeout=15) as connection:
+        connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        try:
+            names = []
+            for path in pending(connection):
+                if not dry_run:
+                    with connection.transaction():
+                        connection.execute(sql.SQL(path.read_text()))  # type: ignore[arg-type]
+                names.append(path.stem)
+            if names and not dry_run:
+                # PostgREST keeps the functions' signatures in memory.
+                connection.execute("notify pgrst, 'reload schema'")
+            return names
+        finally:
+            connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
+
+
+def migrate(
+    dry_run: Annotated[bool, typer.Option(help="Only say what is missing.")] = False,
+) -> None:
+    """Bring the database named by DATABASE_URL up to date; running it again does no harm."""
+    url = database_url()
+    if url is None:
+        typer.echo(
+            "DATABASE_URL is not set, so no migration was applied. Set it to the project's direct "
+            "connection string, or apply sql/migrations with psql or `supabase db push`."
+        )
+        return
+    try:
+        names = apply(url, dry_run=dry_run)
+    except psycopg.Error as error:
+        first = " ".join(str(error).split())
+        typer.echo(f"The migration stopped, nothing of that file was applied: {first}", err=True)
+        raise typer.Exit(1) from error
+    if not names:
+        typer.echo("The database is up to date.")
+    for name in names:
+        typer.echo(f"{'missing' if dry_run else 'applied'}: {name}")

@@ -1,0 +1,31 @@
+"""`run`: the daemon."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from worker.app import run_daemon
+from worker.core.errors import SettingsInvalid, WorkflowInvalid
+from worker.logs import set_up_logs
+from worker.settings import load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("run")(run)
+
+
+def run() -> None:
+    """Take rows of video_jobs and turn them into videos until SIGTERM or Ctrl-C."""
+    try:
+        settings = load_settings()
+        set_up_logs(level=settings.log_level, style=settings.log_format)
+        code = run_daemon(settings)
+    except (SettingsInvalid, WorkflowInvalid) as error:
+        what = "settings" if isinstance(error, SettingsInvalid) else "workflow template"
+        sys.stderr.write(f"The worker cannot start; its {what} must be mended first:\n")
+        sys.stderr.writelines(f"  {problem}\n" for problem in error.problems)
+        raise typer.Exit(2) from error
+    raise typer.Exit(code)

@@ -1,0 +1,84 @@
+"""A loop is a tick plus this helper: it waits, survives transient errors, and shows that it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from worker.board import Board
+from worker.core.errors import TransientError
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeats:
+    """When each loop last came round, in monotonic seconds; /livez reads it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beats: dict[str, tuple[float, float]] = {}
+
+    def beat(self, name: str, allowed: float) -> None:
+        """The loop has come round; it promises to do so again within `allowed` seconds."""
+        self._beats[name] = (self._clock(), allowed)
+
+    def stuck(self) -> list[str]:
+        """Loops that broke their promise."""
+        now = self._clock()
+        return sorted(name for name, (at, allowed) in self._beats.items() if now - at > allowed)
+
+
+class Wakeup:
+    """An event that may carry a wish to be woken earlier than the interval."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def set(self) -> None:
+        """Wake the loop now (or, while it ticks, right after)."""
+        self._event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Until woken or until the time has passed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
+        # Cleared before the tick, never after: what comes during the tick must cause another.
+        self._event.clear()
+
+
+async def every(
+    name: str,
+    tick: Callable[[], Awaitable[float | None]],
+    *,
+    seconds: float,
+    stop: asyncio.Event,
+    wakeup: Wakeup,
+    beats: Heartbeats,
+    board: Board,
+    slowest_tick: float = 120.0,
+) -> None:
+    """Tick until stopped. A tick may return seconds until it wants to run again.
+
+    TransientError is noted on the board and logged once per outage; anything else ends the process.
+    """
+    while not stop.is_set():
+        beats.beat(name, slowest_tick)
+        pause: float | None = None
+        try:
+            pause = await tick()
+        except TransientError as error:
+            if board.note(name, error.message, severity="down"):
+                log.warning("loop.waiting", loop=name, reason=error.message)
+            pause = error.retry_in
+        else:
+            if board.clear(name):
+                log.info("loop.resumed", loop=name)
+        pause = seconds if pause is None else min(max(pause, 0.05), seconds)
+        beats.beat(name, pause + slowest_tick)
+        await wakeup.wait(pause)

@@ -1,0 +1,132 @@
+"""What the worker counts and measures for Prometheus; labels never hold ids."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_MINUTES = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+
+
+PREFIX = "worker"
+
+
+class Metrics:
+    """One registry with everything that /metrics shows."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.jobs = Gauge(
+            "jobs", "Rows by status.", ["status"], namespace=PREFIX, registry=registry
+        )
+        self.jobs_ended = Counter(
+            "jobs_ended",
+            "Jobs that ended, by outcome and error code.",
+            ["outcome", "code"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.claims = Counter(
+            "claims", "Rows taken for dispatch.", namespace=PREFIX, registry=registry
+        )
+        self.claim_to_submit = Histogram(
+            "claim_to_submit_seconds",
+            "From the claim to RunPod's answer, media included.",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.submissions = Counter(
+            "submissions",
+            "POST /run by outcome: accepted, refused, unknown.",
+            ["outcome"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "runpod_queue_wait_seconds",
+            "How long runs waited for a GPU.",
+            buckets=_MINUTES,
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.gpu_seconds = Counter(
+            "gpu_seconds",
+            "GPU seconds of ended runs, by outcome.",
+            ["outcome"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.webhooks = Counter(
+            "webhooks",
+            "Webhook calls by what became of them.",
+            ["result"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.polls = Counter(
+            "polls",
+            "Looks at a run by what they found.",
+            ["result"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.runpod_answers = Counter(
+            "runpod_answers",
+            "RunPod's answers by operation and HTTP status.",
+            ["operation", "code"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.breaker_open = Gauge(
+            "breaker_open", "1 while submissions are paused.", namespace=PREFIX, registry=registry
+        )
+        self.open_runs = Gauge(
+            "open_runs", "Runs held in memory.", namespace=PREFIX, registry=registry
+        )
+        self.runs_unwritten = Gauge(
+            "runs_unwritten",
+            "Results in memory that wait for the table to come back.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.realtime_ready = Gauge(
+            "realtime_ready", "1 while changes flow.", namespace=PREFIX, registry=registry
+        )
+        self.realtime_event_age = Gauge(
+            "realtime_last_event_age_seconds",
+            "Seconds since the last event; NaN before any.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.doorbell_missed = Counter(
+            "doorbell_missed",
+            "Rows that the sweep found and no event had told of.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.recovered = Counter(
+            "leases_expired",
+            "Rows taken back from a lease that ran out.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.loop_lag = Gauge(
+            "loop_lag_seconds",
+            "How late the event loop woke up, most of the last minute.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "ready",
+            "2 ok, 1 degraded, 0 down, as /readyz says.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+
+METRICS = Metrics()

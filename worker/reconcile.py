@@ -1,0 +1,387 @@
+"""The way back: webhook and poll alike ask GET /status, the core decides, one guarded write follows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from worker.core.change import Decision, Gone, Limits, NotAccepted, Nothing, Observation, Seen
+from worker.core.errors import (
+    OperatorFault,
+    RunGone,
+    StoreRefused,
+    StoreUnavailable,
+    TransientError,
+)
+from worker.core.evidence import Evidence, Round
+from worker.core.health import Health
+from worker.core.job import Case, Submission, SubmissionState
+from worker.core.lifecycle import decide
+from worker.core.run import RunState, RunUpdate, parse_run
+from worker.metrics import METRICS
+from worker.ports import JobStore, Media, RunPod
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 32
+PAGE = 200
+MAX_ROUNDS = 8
+
+Key = tuple[str, int]
+News = tuple[Case, int, Observation]
+
+
+@dataclass(slots=True)
+class _Held:
+    """An open run in memory, so that it is watched while the table is away."""
+
+    endpoint_id: str
+    run_id: str
+    looked_at: float
+    brought: RunUpdate | None = None
+
+    def bring(self, update: RunUpdate) -> None:
+        """Keep the end of the run; a completed one without a video must be looked at again."""
+        if update.state.terminal and not (
+            update.state is RunState.COMPLETED and update.video_url is None
+        ):
+            self.brought = update
+
+
+class Reconciler:
+    """Makes rows agree with runs; the only place where a run's news is applied."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        runpod: RunPod,
+        media: Media,
+        limits: Limits,
+        exclusive: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.webhooks_work = False
+        self.changed: Callable[[], None] = lambda: None
+        self._store = store
+        self._runpod = runpod
+        self._media = media
+        self._limits = limits
+        self._exclusive = exclusive
+        self._clock = clock
+        self._jitter = jitter
+        self._held: dict[Key, _Held] = {}
+        self._evidence: dict[Key, Evidence] = {}
+        self._ended_runs: set[str] = set()
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._started = False
+
+    def hold(self, job_id: str, attempt: int, endpoint_id: str, run_id: str) -> None:
+        """Watch a run from now on, whether or not the table already knows of it."""
+        self._held[job_id, attempt] = _Held(endpoint_id, run_id, self._clock())
+
+    async def tick(self) -> float | None:
+        """Look at every open submission that is due; returns seconds until the next one is."""
+        try:
+            cases = await self._due()
+        except StoreUnavailable:
+            await self._watch_from_memory()
+            raise
+        news = await self._look_at(cases)
+        decisions = await self.apply(news)
+        if self._exclusive:
+            decisions += await self.apply(await self._search_evidence(cases))
+        METRICS.open_runs.set(len(self._held))
+        METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
+        pauses = [
+            part.poll_seconds
+            for decision in decisions
+            for part in decision.change.submissions
+            if not part.ended
+        ]
+        return min(pauses, default=None)
+
+    async def _due(self) -> list[Case]:
+        if self._started:
+            return await self._store.take_due(PAGE)
+        cases: list[Case] = []
+        after = ""
+        while page := await self._store.take_due(PAGE, everything_after=after):
+            cases += page
+            after = page[-1].job_id
+        self._started = True
+        return cases
+
+    async def _look_at(self, cases: Sequence[Case]) -> list[News]:
+        open_ones = [(case, sub) for case in cases for sub in case.submissions if sub.state.open]
+        health: dict[str, asyncio.Task[bool]] = {}
+        async with asyncio.TaskGroup() as group:
+
+            def healthy(endpoint_id: str) -> asyncio.Task[bool]:
+                if endpoint_id not in health:
+                    health[endpoint_id] = group.create_task(self._healthy(endpoint_id))
+                return health[endpoint_id]
+
+            looks = [group.create_task(self._observe(sub, healthy)) for _, sub in open_ones]
+        found = zip(open_ones, (look.result() for look in looks), strict=True)
+        return [(case, sub.attempt, seen) for (case, sub), seen in found if seen is not None]
+
+    async def _observe(
+        self, sub: Submission, healthy: Callable[[str], asyncio.Task[bool]]
+    ) -> Observation | None:
+        """One look at one submission; None when the provider is at fault and nothing is known."""
+        if not sub.state.live or sub.runpod_job_id is None:
+            return Nothing()
+        key = (sub.job_id, sub.attempt)
+        held = self._held.setdefault(key, _Held(sub.endpoint_id, sub.runpod_job_id, self._clock()))
+        held.looked_at = self._clock()
+        if held.brought is not None:
+            return Seen(update=held.brought)
+        try:
+            update = await self._status(sub.runpod_job_id, sub.endpoint_id)
+        except RunGone:
+            return Gone(healthy=await healthy(sub.endpoint_id))
+        except (OperatorFault, TransientError) as error:
+            log.debug("run.not_seen", job_id=sub.job_id, run_id=held.run_id, reason=error.message)
+            return None
+        held.bring(update)
+        return Seen(update=update)
+
+    async def _status(self, run_id: str, endpoint_id: str) -> RunUpdate:
+        async with self._slots:
+            try:
+                update = await self._runpod.status(run_id, endpoint_id=endpoint_id)
+            except RunGone:
+                METRICS.polls.labels("gone").inc()
+                raise
+            except (OperatorFault, TransientError):
+                METRICS.polls.labels("unavailable").inc()
+                raise
+        METRICS.polls.labels(update.state.value).inc()
+        return update
+
+    async def _healthy(self, endpoint_id: str) -> bool:
+        return await self._health(endpoint_id) is not None
+
+    async def _health(self, endpoint_id: str) -> Health | None:
+        try:
+            return await self._runpod.health(endpoint_id=endpoint_id)
+        except (OperatorFault, TransientError):
+            return None
+
+    async def _watch_from_memory(self) -> None:
+        """The table is away: look at the runs we know of, and keep what they bring."""
+        now = self._clock()
+        due = [
+            one
+            for one in self._held.values()
+            if one.brought is None and now - one.looked_at >= self._limits.poll
+        ]
+
+        async def look(one: _Held) -> None:
+            one.looked_at = now
+            try:
+                update = await self._status(one.run_id, one.endpoint_id)
+            except (RunGone, OperatorFault, TransientError):
+                return
+            one.bring(update)
+
+        async with asyncio.TaskGroup() as group:
+            for one in due:
+                group.create_task(look(one))
+        METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
+
+    async def webhook(self, job_id: str, attempt: int, body: object) -> str:
+        """An authenticated webhook: a hint to ask /status. Returns what became of it.
+
+        Raises StoreUnavailable or RunPodUnavailable so that RunPod sends it again.
+        """
+        self.webhooks_work = True
+        said = _parsed(body)
+        case = await self._store.case(job_id)
+        sub = None if case is None else case.submission(attempt)
+        if case is None or sub is None:
+            return "unknown_job"
+        if sub.runpod_job_id is None:
+            if said is None:
+                return "no_run_id"
+            recorded = await self._store.record(job_id, attempt, said.run_id)
+            if recorded is None:
+                return "unknown_job"
+            log.info("run.adopted", job_id=job_id, attempt=attempt, run_id=said.run_id)
+            case, sub = recorded.case, recorded.case.submission(attempt)
+        if sub is None or sub.runpod_job_id is None:
+            return "unknown_job"
+        if not sub.state.open:
+            return "known_already"
+        try:
+            update = await self._status(sub.runpod_job_id, sub.endpoint_id)
+        except RunGone:
+            # Its result may have expired while the webhook waited; the URL's secret vouches for it.
+            if said is None or said.run_id != sub.runpod_job_id or not said.state.terminal:
+                return "gone"
+            update = said
+        self.hold(job_id, attempt, sub.endpoint_id, sub.runpod_job_id)
+        self._held[job_id, attempt].bring(update)
+        decisions = await self.apply([(case, attempt, Seen(update=update))])
+        return decisions[-1].outcome if decisions else "not_written"
+
+    async def apply(self, news: Sequence[News]) -> list[Decision]:
+        """Decide and write until each change took; what changed meanwhile is decided anew."""
+        todo = list(news)
+        done: list[Decision] = []
+        for _ in range(MAX_ROUNDS):
+            if not todo:
+                break
+            now: dict[str, tuple[Case, int, Observation, Decision]] = {}
+            later: list[News] = []
+            for case, attempt, seen in todo:
+                # One change per job and call: the second must be decided on what the first made.
+                if case.job_id in now:
+                    later.append((case, attempt, seen))
+                    continue
+                decision = decide(
+                    case,
+                    attempt,
+                    seen,
+                    self._limits,
+                    webhooks_work=self.webhooks_work,
+                    jitter=self._jitter(),
+                )
+                now[case.job_id] = (case, attempt, seen, decision)
+            todo = await self._write(now, later, done)
+        for case, attempt, _ in todo:
+            log.warning("run.update_given_up", job_id=case.job_id, attempt=attempt)
+        return done
+
+    async def _write(
+        self,
+        now: dict[str, tuple[Case, int, Observation, Decision]],
+        later: list[News],
+        done: list[Decision],
+    ) -> list[News]:
+        fresh: dict[str, Case] = {}
+        again: list[News] = []
+        changes = [decision.change for *_, decision in now.values()]
+        try:
+            written = await self._store.write(changes)
+        except StoreRefused as error:
+            if len(changes) == 1:
+                log.error("run.update_refused", job_id=changes[0].job_id, reason=error.message)
+                return later
+            # One refused write must not hold up the others.
+            for job_id, entry in now.items():
+                again += await self._write({job_id: entry}, [], done)
+            return again + later
+        for answer in written:
+            fresh[answer.job_id] = answer.case
+            case, attempt, seen, decision = now[answer.job_id]
+            if not answer.took:
+                again.append((answer.case, attempt, seen))
+                continue
+            done.append(decision)
+            await self._took(case, decision)
+        return again + [(fresh.get(case.job_id, case), n, seen) for case, n, seen in later]
+
+    async def _took(self, case: Case, decision: Decision) -> None:
+        job = decision.change.job or {}
+        for part in decision.change.submissions:
+            if part.ended:
+                await self._forget(case, part.attempt, decision)
+        if decision.change.completed:
+            outcome = str(job.get("status"))
+            METRICS.jobs_ended.labels(outcome, job.get("error_code") or "").inc()
+            log.info("job.ended", job_id=case.job_id, outcome=decision.outcome)
+        elif decision.outcome not in ("running", "waiting", "waiting_gpu", "unchanged"):
+            log.info("job.changed", job_id=case.job_id, outcome=decision.outcome)
+        if decision.cancel:
+            await asyncio.gather(*(self._cancel(sub) for sub in decision.cancel))
+        if job or decision.change.completed:
+            self.changed()
+
+    async def _forget(self, case: Case, attempt: int, decision: Decision) -> None:
+        held = self._held.pop((case.job_id, attempt), None)
+        self._evidence.pop((case.job_id, attempt), None)
+        if held is not None:
+            self._ended_runs.add(held.run_id)
+            if held.brought is not None and held.brought.execution_ms is not None:
+                METRICS.gpu_seconds.labels(held.brought.state.value).inc(
+                    held.brought.execution_ms / 1000
+                )
+            if held.brought is not None and held.brought.delay_ms is not None:
+                METRICS.queue_wait.observe(held.brought.delay_ms / 1000)
+        sub = case.submission(attempt)
+        if sub is not None and sub.input_objects and decision.outcome != "completed":
+            await self._media.discard(sub.input_objects)
+
+    async def _cancel(self, sub: Submission) -> None:
+        if sub.runpod_job_id is None:
+            return
+        try:
+            await self._runpod.cancel(sub.runpod_job_id, endpoint_id=sub.endpoint_id)
+            log.info("run.cancelled", job_id=sub.job_id, run_id=sub.runpod_job_id)
+        except (RunGone, OperatorFault, TransientError) as error:
+            # It is asked again while the run is seen alive.
+            log.warning("run.cancel_failed", run_id=sub.runpod_job_id, reason=error.message)
+
+    async def _search_evidence(self, cases: Sequence[Case]) -> list[News]:
+        """On an endpoint of our own, /health can prove that an unknown POST was not accepted."""
+        unknown = [
+            (case, sub)
+            for case in cases
+            for sub in case.submissions
+            if sub.state is SubmissionState.UNKNOWN and sub.endpoint_id == self._runpod.endpoint_id
+        ]
+        search = [
+            (case, sub, self._evidence.setdefault((sub.job_id, sub.attempt), Evidence()))
+            for case, sub in unknown
+        ]
+        search = [one for one in search if not one[2].hopeless]
+        if not search:
+            return []
+        look = await self._round()
+        if look is None:
+            return []
+        return [
+            (case, sub.attempt, NotAccepted())
+            for case, sub, evidence in search
+            if evidence.add(look, age=sub.age)
+        ]
+
+    async def _round(self) -> Round | None:
+        """All our runs by /status, then /health: the counters must not exceed what we know."""
+        mine = [one for one in self._held.values() if one.endpoint_id == self._runpod.endpoint_id]
+
+        async def live(one: _Held) -> bool:
+            try:
+                update = await self._status(one.run_id, one.endpoint_id)
+            except (RunGone, OperatorFault, TransientError):
+                return False
+            one.bring(update)
+            if update.state.terminal:
+                self._ended_runs.add(one.run_id)
+            return not update.state.terminal
+
+        confirmed = sum(await asyncio.gather(*(live(one) for one in mine)))
+        health = await self._health(self._runpod.endpoint_id)
+        if health is None:
+            return None
+        return Round(
+            at=self._clock(),
+            health=health,
+            confirmed_live=confirmed,
+            ended_so_far=len(self._ended_runs),
+        )
+
+
+def _parsed(body: object) -> RunUpdate | None:
+    try:
+        return parse_run(body)
+    except TransientError:
+        return None

@@ -1,0 +1,295 @@
+"""Every environment variable, its type, default and meaning; the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+from decimal import Decimal
+from math import ceil
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.core.errors import SettingsInvalid
+from worker.core.policy import PlanPolicy
+
+RUNPOD_BASE = "https://api.runpod.ai/v2"
+NameList = Annotated[tuple[str, ...], NoDecode]
+SecretList = Annotated[tuple[SecretStr, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The daemon's settings; `describe` in worker/commands/settings.py prints them for docs/settings.md."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
+
+    supabase_url: str = Field(description="Your project's URL, like https://abc.supabase.co.")
+    supabase_service_role_key: SecretStr = Field(
+        description="The service_role JWT or an sb_secret_ key; never the anon key."
+    )
+    runpod_api_key: SecretStr = Field(description="A RunPod API key that may use the endpoint.")
+    runpod_endpoint_id: str = Field(default="", description="The Serverless endpoint's id.")
+    runpod_endpoint_url: str = Field(
+        default="", description="Instead of the id: https://api.runpod.ai/v2/ID."
+    )
+    public_url: str = Field(
+        default="",
+        description="Where RunPod reaches this worker for webhooks; on Fly it is known. Empty: polling only.",
+    )
+    webhook_secret: SecretList = Field(
+        default=(),
+        description="Comma list; the first signs webhook URLs, all verify them. Empty: no webhook route.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="A direct Postgres URL, for `migrate` alone."
+    )
+    host: str = Field(default="0.0.0.0", description="The address the HTTP server binds.")
+    port: int = Field(default=8080, ge=1, le=65535, description="The HTTP server's port.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe log lines to print."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, else JSON."
+    )
+    sweep_seconds: float = Field(
+        default=15,
+        gt=0,
+        description="Seconds between looks through the table for what no event told.",
+    )
+    poll_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds between looks at a run that is queued or reports progress.",
+    )
+    slow_poll_seconds: float = Field(
+        default=300,
+        gt=0,
+        le=1200,
+        description="The same for runs that have started and report nothing, once webhooks are seen.",
+    )
+    lease_seconds: float = Field(
+        default=60, ge=5, description="How long a claim holds without being renewed."
+    )
+    max_in_flight: int = Field(
+        default=20, ge=1, description="Runs in all, unknown ones not counted."
+    )
+    max_queued_runs: int = Field(
+        default=5,
+        ge=1,
+        description="Of these, runs that may wait at RunPod. Set it to the endpoint's max workers.",
+    )
+    max_in_flight_per_user: int = Field(default=2, ge=1, description="Open runs of one user_id.")
+    max_submissions_per_user_per_day: int = Field(
+        default=50,
+        ge=1,
+        description="Submissions of one user_id within 24 hours, retries included.",
+    )
+    max_submissions: int = Field(
+        default=3, ge=1, description="Accepted or unknown submissions within one try."
+    )
+    retry_seconds: float = Field(
+        default=15, gt=0, description="Wait before the second submission of a try; it doubles."
+    )
+    result_patience_seconds: float = Field(
+        default=60,
+        ge=1,
+        description="How long a missing run or video is looked for before it counts as lost.",
+    )
+    queue_deadline_seconds: float = Field(
+        default=3600,
+        ge=60,
+        description="How long a run may wait at RunPod while no other starts there.",
+    )
+    seconds_per_window: float = Field(
+        default=156, gt=0, description="GPU seconds per window at 1280x720 and 4 steps on your GPU."
+    )
+    endpoint_exclusive: bool = Field(
+        default=False,
+        description="Nobody else uses the endpoint, so that /health counts as evidence.",
+    )
+    submit_unknown_wait_seconds: float | None = Field(
+        default=None, gt=0, description="When to give up an unknown submission; default: its ttl."
+    )
+    max_audio_seconds: Decimal = Field(
+        default=Decimal(60), gt=3, le=600, description="Longer audio is refused."
+    )
+    max_frames: int = Field(
+        default=1089, ge=81, le=10809, description="The longest video, along 81 + n x 72 frames."
+    )
+    overlong_audio: Literal["trim", "reject"] = Field(
+        default="trim", description="What to do with audio beyond MAX_FRAMES."
+    )
+    frame_alignment: Literal["guide", "template"] = Field(
+        default="guide",
+        description="guide: the 15 counts; template: the loaded workflow's own stride.",
+    )
+    size_policy: Literal["snap", "reject"] = Field(
+        default="snap", description="What to do with sides that are no multiple of 16."
+    )
+    max_pixels: int | None = Field(
+        default=None, ge=480 * 480, description="Most pixels of a video frame."
+    )
+    max_image_pixels: int = Field(
+        default=50_000_000, ge=10_000, description="Most pixels of an input image."
+    )
+    max_image_bytes: int = Field(
+        default=10 * 1024 * 1024, ge=1024, description="Images must be smaller."
+    )
+    max_audio_bytes: int = Field(
+        default=50 * 1024 * 1024, ge=1024, description="Audio must be smaller."
+    )
+    image_fit: Literal["cover", "contain", "blur"] = Field(
+        default="cover", description="With MEDIA_BUCKET: how an image of another shape is fitted."
+    )
+    audio_fit: Literal["trim", "pad", "reject"] = Field(
+        default="trim",
+        description="trim to the frame count; with MEDIA_BUCKET also pad with silence; or reject.",
+    )
+    input_buckets: NameList = Field(
+        default=(), description="Storage buckets that rows may name as storage://. Empty: refused."
+    )
+    input_allow_private_hosts: NameList = Field(
+        default=(),
+        description="Comma list of host:port that may be private and plain http; for development.",
+    )
+    media_bucket: str = Field(
+        default="", description="Bucket for prepared inputs. Empty: originals are passed on."
+    )
+    media_retention_hours: float = Field(
+        default=24, ge=0, description="How long prepared inputs of finished jobs are kept."
+    )
+    workflow_path: str = Field(default="", description="Your own template; empty: the shipped one.")
+    workflow_deviations: NameList = Field(
+        default=(),
+        description="Comma list of node.input that may differ from the guide's pinned values.",
+    )
+    allow_knobs: NameList = Field(
+        default=(), description="Of model, lora, crf: what rows may set in metadata."
+    )
+    gpu_price_per_second: Decimal | None = Field(
+        default=None, gt=0, description="US dollars; empty: cost columns stay null."
+    )
+    history_keep_days: int = Field(
+        default=90,
+        ge=2,
+        description="How long the timeline and ended submissions of deleted jobs are kept.",
+    )
+
+    @field_validator(
+        "webhook_secret",
+        "input_buckets",
+        "input_allow_private_hosts",
+        "workflow_deviations",
+        "allow_knobs",
+        mode="before",
+    )
+    @classmethod
+    def _comma_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("supabase_url", "public_url", "runpod_endpoint_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("must be a full URL like https://host")
+        return value.rstrip("/")
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _long_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(one.get_secret_value()) < 16 for one in value):
+            raise ValueError(
+                "each secret needs at least 16 characters; `openssl rand -hex 32` makes one"
+            )
+        return value
+
+    @property
+    def plan_policy(self) -> PlanPolicy:
+        """The part of the settings that shapes plans."""
+        return PlanPolicy(
+            max_audio_seconds=self.max_audio_seconds,
+            max_frames=self.max_frames,
+            overlong_audio=self.overlong_audio,
+            frame_alignment=self.frame_alignment,
+            size_policy=self.size_policy,
+            max_pixels=self.max_pixels,
+            seconds_per_window=self.seconds_per_window,
+            gpu_price_per_second=self.gpu_price_per_second,
+            queue_deadline_seconds=ceil(self.queue_deadline_seconds),
+            audio_fit=self.audio_fit,
+            image_fit=self.image_fit,
+            prepared=bool(self.media_bucket),
+            open_knobs=frozenset(self.allow_knobs),
+        )
+
+    @property
+    def webhooks(self) -> bool:
+        """Whether runs carry a webhook URL."""
+        return bool(self.public_url and self.webhook_secret)
+
+
+def load_planning_settings(environment: dict[str, str] | None = None) -> Settings:
+    """Read what commands without an account need: the keys and addresses stand for nothing."""
+    env = dict(os.environ) if environment is None else environment
+    names = ("SUPABASE_", "RUNPOD_", "WEBHOOK_", "DATABASE_", "PUBLIC_")
+    kept = {name: value for name, value in env.items() if not name.startswith(names)}
+    unused = {"SUPABASE_URL": "http://unused", "RUNPOD_ENDPOINT_ID": "unused"}
+    keys = {"SUPABASE_SERVICE_ROLE_KEY": "unused", "RUNPOD_API_KEY": "unused"}
+    return load_settings(kept | unused | keys)
+
+
+def database_url() -> str | None:
+    """DATABASE_URL alone, for `migrate`, which needs nothing else."""
+    return os.environ.get("DATABASE_URL", "").strip() or None
+
+
+def load_settings(environment: dict[str, str] | None = None) -> Settings:
+    """Read the environment; SettingsInvalid has one line per problem and never a value."""
+    env = dict(os.environ) if environment is None else environment
+    values = {
+        name: env[name.upper()]
+        for name in Settings.model_fields
+        if env.get(name.upper(), "").strip()
+    }
+    if "public_url" not in values and env.get("FLY_APP_NAME"):
+        values["public_url"] = f"https://{env['FLY_APP_NAME']}.fly.dev"
+    problems = _agree_on_endpoint(values)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsInvalid([*problems, *(_sentence(one) for one in error.errors())]) from None
+    if problems:
+        raise SettingsInvalid(problems)
+    return settings
+
+
+def _agree_on_endpoint(values: dict[str, Any]) -> list[str]:
+    """Fill in the id from the URL or the other way round; what is wrong with them, if anything."""
+    endpoint_id = values.get("runpod_endpoint_id", "").strip()
+    url = values.get("runpod_endpoint_url", "").strip().rstrip("/")
+    if not endpoint_id and not url:
+        return ["RUNPOD_ENDPOINT_ID: is missing. Set it, or RUNPOD_ENDPOINT_URL."]
+    from_url = url.rsplit("/", 1)[-1]
+    if endpoint_id and url and from_url != endpoint_id:
+        return [
+            f"RUNPOD_ENDPOINT_ID: is {endpoint_id}, but RUNPOD_ENDPOINT_URL ends in {from_url}. "
+            "Make them agree, or leave one out."
+        ]
+    values["runpod_endpoint_id"] = endpoint_id or from_url
+    values["runpod_endpoint_url"] = url or f"{RUNPOD_BASE}/{endpoint_id}"
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", values["runpod_endpoint_id"]):
+        return ["RUNPOD_ENDPOINT_ID: must consist of letters, digits, - and _."]
+    return []
+
+
+def _sentence(error: Any) -> str:
+    name = str(error["loc"][0])
+    text = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        text = f"is missing. {Settings.model_fields[name].description}"
+    return f"{name.upper()}: {text}"

@@ -1,0 +1,171 @@
+"""The HTTP side: RunPod's webhook, /livez, /readyz and /metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from worker.board import Board
+from worker.core.errors import TransientError, WorkerError
+from worker.loop import Heartbeats
+from worker.metrics import METRICS
+from worker.reconcile import Reconciler
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY = 2 * 1024 * 1024
+MAX_BAD_SIGNATURES = 30
+WINDOW_SECONDS = 60.0
+
+
+def signature(secret: str, job_id: str, attempt: int) -> str:
+    """The last part of a submission's webhook URL: an HMAC-SHA256 that only we can make."""
+    said = f"runpod/{job_id}/{attempt}".encode()
+    return hmac.new(secret.encode(), said, hashlib.sha256).hexdigest()
+
+
+def webhook_url(public_url: str, secrets: Sequence[str], job_id: str, attempt: int) -> str | None:
+    """Where RunPod reports one submission; None without webhooks."""
+    if not public_url or not secrets:
+        return None
+    mac = signature(secrets[0], job_id, attempt)
+    return f"{public_url}/webhooks/runpod/{job_id}/{attempt}/{mac}"
+
+
+class BadSignatures:
+    """Counts wrong signatures by address, so that guessing is answered without further work."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, deque[float]] = {}
+
+    def too_many(self, address: str) -> bool:
+        """Whether this address has used up its guesses of the last minute."""
+        times = self._seen.get(address)
+        if times is None:
+            return False
+        while times and self._clock() - times[0] > WINDOW_SECONDS:
+            times.popleft()
+        if not times:
+            del self._seen[address]
+        return len(times) >= MAX_BAD_SIGNATURES
+
+    def add(self, address: str) -> None:
+        """One more wrong signature."""
+        if len(self._seen) >= 10_000:
+            self._seen.clear()
+        self._seen.setdefault(address, deque(maxlen=MAX_BAD_SIGNATURES)).append(self._clock())
+
+
+class Web:
+    """The Starlette application and what it reads."""
+
+    def __init__(
+        self,
+        *,
+        reconciler: Reconciler,
+        board: Board,
+        beats: Heartbeats,
+        secrets: Sequence[str],
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reconciler = reconciler
+        self._board = board
+        self._beats = beats
+        self._secrets = tuple(secrets)
+        self._refresh = refresh
+        self._bad = BadSignatures()
+
+    def app(self) -> Starlette:
+        """The application; without a secret there is no webhook route at all."""
+        routes = [
+            Route("/livez", self.livez),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+        ]
+        if self._secrets:
+            path = "/webhooks/runpod/{job_id:uuid}/{attempt:int}/{mac}"
+            routes.append(Route(path, self.webhook, methods=["POST"]))
+        return Starlette(routes=routes)
+
+    async def livez(self, _request: Request) -> Response:
+        """200 while every loop comes round; Fly routes by this one."""
+        stuck = self._beats.stuck()
+        body = {"status": "stuck" if stuck else "ok", "stuck": stuck}
+        return JSONResponse(body, status_code=503 if stuck else 200)
+
+    async def readyz(self, _request: Request) -> Response:
+        """Whether jobs can move, and if not, why."""
+        status = self._board.status
+        body = {"status": status, "reasons": self._board.reasons}
+        return JSONResponse(body, status_code=503 if status == "down" else 200)
+
+    async def metrics(self, _request: Request) -> Response:
+        """Prometheus' exposition format."""
+        METRICS.ready.set({"ok": 2, "degraded": 1, "down": 0}[self._board.status])
+        self._refresh()
+        return Response(METRICS.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def webhook(self, request: Request) -> Response:
+        """200 only after the row is written; 503 makes RunPod send it again."""
+        job_id = str(request.path_params["job_id"])
+        attempt = int(request.path_params["attempt"])
+        address = request.client.host if request.client else ""
+        if self._bad.too_many(address):
+            METRICS.webhooks.labels("rate_limited").inc()
+            return PlainTextResponse("too many wrong signatures", status_code=429)
+        if not self._signed(job_id, attempt, str(request.path_params["mac"])):
+            self._bad.add(address)
+            METRICS.webhooks.labels("forged").inc()
+            return PlainTextResponse("not found", status_code=404)
+        if attempt > 2**31 - 1:
+            return PlainTextResponse("not found", status_code=404)
+        body = await _read_json(request)
+        with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=attempt):
+            try:
+                result = await self._reconciler.webhook(job_id, attempt, body)
+            except TransientError as error:
+                METRICS.webhooks.labels("unavailable").inc()
+                log.warning("webhook.not_now", reason=error.message)
+                return PlainTextResponse("try again", status_code=503)
+            except WorkerError as error:
+                METRICS.webhooks.labels("unavailable").inc()
+                log.warning("webhook.not_now", reason=error.message)
+                return PlainTextResponse("try again", status_code=503)
+            METRICS.webhooks.labels(result.partition(":")[0]).inc()
+            log.info("webhook.applied", result=result)
+        return JSONResponse({"result": result}, status_code=503 if result == "not_written" else 200)
+
+    def _signed(self, job_id: str, attempt: int, mac: str) -> bool:
+        given = mac.encode()
+        # All secrets are compared, so that the time tells nothing about which one fits.
+        return any(
+            [
+                hmac.compare_digest(signature(one, job_id, attempt).encode(), given)
+                for one in self._secrets
+            ]
+        )
+
+
+async def _read_json(request: Request) -> object:
+    """The body as JSON; None if it is too large, broken off, or no JSON: it is only a hint."""
+    chunks = bytearray()
+    try:
+        async for chunk in request.stream():
+            chunks += chunk
+            if len(chunks) > MAX_BODY:
+                return None
+        parsed: object = json.loads(chunks)
+    except (ClientDisconnect, ValueError, RecursionError):
+        return None
+    return parsed
