@@ -19,6 +19,7 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LONGEST_URL = 4096
+_HOST = re.compile(r"[a-z0-9_.\-]{1,253}|[0-9a-f:.]{2,45}")
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 # Ranges that Python 3.11 calls global although nothing public lives there, and the one
 # metadata service (Azure's) that has a public address.
@@ -80,8 +81,8 @@ def parse_target(url: str, *, kind: Kind, allowed: Collection[str]) -> Target:
         raise JobFailed("input_forbidden", f"The {kind} address must begin with https://.")
     if parsed.userinfo:
         raise JobFailed("input_forbidden", f"The {kind} address must not hold a user or password.")
-    if not host:
-        raise JobFailed(f"{kind}_unreachable", f"The {kind} address names no host.")
+    if not _HOST.fullmatch(host):
+        raise JobFailed(f"{kind}_unreachable", f"The {kind} address names no valid host.")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     listed = f"{host}:{port}" in {entry.strip().lower() for entry in allowed}
     target = Target(url=parsed, host=host, port=port, private_allowed=listed)
