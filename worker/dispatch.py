@@ -1,4 +1,4 @@
-"""The way out: claimed row -> media -> plan -> request -> submission recorded -> POST /run -> run id recorded."""
+"""The way out: a claimed row is checked, planned, recorded as submission and sent to RunPod."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class Dispatcher:
                 log.info("job.given_back", reason=error.message)
                 ending = ClaimEnding(status="queued", retry_seconds=error.retry_in or 10.0)
                 await self._end(job, ending)
-            except Exception:  # noqa: BLE001 - one odd row must not end the process for all others
+            except Exception:  # one odd row must not end the process for all
                 log.exception("job.internal_error")
                 text = "The worker met an error of its own with this job. Try it again; the "
                 text += "operator finds the cause in the worker's log."
@@ -325,7 +325,7 @@ class Dispatcher:
         return False
 
     async def _record(self, job: Job, run_id: str) -> None:
-        # From here on the run is watched even if the table is away for longer than its result lives.
+        # From here on the run is watched, even if the table is away longer than its result lives.
         self._on_submitted(job.id, job.attempt, self._runpod.endpoint_id, run_id)
         while True:
             try:

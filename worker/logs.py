@@ -67,7 +67,7 @@ def _redact_event(
 
 
 def set_up_logs(*, level: str, style: str, stream: Any = None) -> None:
-    """Configure structlog and the standard library's logging alike; `style` is auto, json, console."""
+    """Configure structlog and standard logging alike; `style` is auto, json or console."""
     stream = sys.stdout if stream is None else stream
     console = style == "console" or (style == "auto" and stream.isatty())
     shared: list[Any] = [

@@ -1,4 +1,4 @@
-"""A loop is a tick plus this helper: it waits, survives transient errors, and shows that it lives."""
+"""A loop is a tick plus this helper, which waits, survives transient errors and shows life."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Beginning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimEnding:
-    """How a claim ends without a run that is known; `submission` is refused, unknown, or none begun."""
+    """How a claim ends without a known run; `submission`: refused, unknown, or none begun."""
 
     status: str
     phase: str = "in_line"

@@ -1,4 +1,4 @@
-"""The way back: webhook and poll alike ask GET /status, the core decides, one guarded write follows."""
+"""The way back: webhook and poll ask GET /status, the core decides, one guarded write follows."""
 
 from __future__ import annotations
 

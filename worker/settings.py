@@ -21,7 +21,7 @@ SecretList = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The daemon's settings; `describe` in worker/commands/settings.py prints them for docs/settings.md."""
+    """The daemon's settings; docs/settings.md is made from the descriptions."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -36,11 +36,11 @@ class Settings(BaseSettings):
     )
     public_url: str = Field(
         default="",
-        description="Where RunPod reaches this worker for webhooks; on Fly it is known. Empty: polling only.",
+        description="Where RunPod reaches this worker; on Fly it is known. Empty: polling only.",
     )
     webhook_secret: SecretList = Field(
         default=(),
-        description="Comma list; the first signs webhook URLs, all verify them. Empty: no webhook route.",
+        description="Comma list; the first signs webhook URLs, all verify. Empty: no webhooks.",
     )
     database_url: SecretStr | None = Field(
         default=None, description="A direct Postgres URL, for `migrate` alone."

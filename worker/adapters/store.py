@@ -85,7 +85,7 @@ class SupabaseStore:
         return Job.from_row(rows[0]) if rows else None
 
     async def record(self, job_id: str, attempt: int, run_id: str) -> Recorded | None:
-        """Record RunPod's id, from its answer or from a webhook; None when there is no such submission."""
+        """Record RunPod's id, from its answer or a webhook; None without such a submission."""
         rows = await self._call(
             "record_video_job_submission_v1",
             p_job_id=job_id,
@@ -97,7 +97,7 @@ class SupabaseStore:
         return Recorded(wanted=rows[0]["wanted"], case=Case.from_json(job_id, rows[0]["case"]))
 
     async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None:
-        """Give a row back, fail it, or leave it waiting for an unknown submission; None if it was not ours."""
+        """Give a row back, fail it, or leave it waiting for its POST; None if it was not ours."""
         rows = await self._call(
             "end_video_job_claim_v1",
             p_job_id=job.id,
@@ -116,7 +116,7 @@ class SupabaseStore:
         return Job.from_row(rows[0]) if rows else None
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
-        """Open submissions to look at now, as cases; with `everything_after` also those not yet due, by job id."""
+        """Cases with submissions to look at now; `everything_after`: all, in pages by job id."""
         rows = await self._call(
             "take_due_video_job_submissions_v1",
             p_want=want,

@@ -1,4 +1,4 @@
-"""`migrate`: applies sql/migrations to DATABASE_URL; the only place that speaks to Postgres directly."""
+"""`migrate`: applies sql/migrations to DATABASE_URL; nothing else speaks to Postgres directly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pending(connection: psycopg.Connection[tuple[object, ...]]) -> list[Path]:
 
 
 def apply(url: str, *, dry_run: bool = False) -> list[str]:
-    """Apply what is missing, one transaction per file, and return the names; errors are psycopg's."""
+    """Apply what is missing, one transaction per file; returns the names."""
     with psycopg.connect(url, autocommit=True, connect_timeout=15) as connection:
         connection.execute("select pg_advisory_lock(%s)", [_LOCK])
         try:
@@ -44,7 +44,7 @@ def apply(url: str, *, dry_run: bool = False) -> list[str]:
             for path in pending(connection):
                 if not dry_run:
                     with connection.transaction():
-                        connection.execute(sql.SQL(path.read_text()))  # type: ignore[arg-type]
+                        connection.execute(sql.SQL(path.read_text()))
                 names.append(path.stem)
             if names and not dry_run:
                 # PostgREST keeps the functions' signatures in memory.

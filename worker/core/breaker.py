@@ -6,7 +6,7 @@ from worker.core.backoff import backoff
 
 
 class Breaker:
-    """Closed: send. Open: only probe. Half open: one POST may try. Times are any monotonic seconds."""
+    """Closed: send. Open: only probe. Half open: one POST may try. Times are monotonic."""
 
     def __init__(self, *, first: float = 2.0, most: float = 60.0) -> None:
         self.reason: str | None = None
