@@ -20,7 +20,7 @@ Fit = Literal["cover", "contain", "blur"]
 Size = tuple[int, int]
 
 DEFAULT_MAX_PIXELS = 50_000_000
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 _ORIENTATION_TAG = 0x0112
 _TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 _TURNS = {
@@ -32,6 +32,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FULL_SCALES = {"I": (255.0, 65_535.0), "F": (1.0, 255.0, 65_535.0)}
 _WHITE = (255, 255, 255)
 _BARS = (0, 0, 0)
 # A face sits above the middle of a portrait: cut more from below than from above.
@@ -171,13 +172,11 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of 32 bits or floats: stretch what is there to 8 bits."""
-    low, high = image.getextrema()
-    if not isinstance(low, int | float) or not isinstance(high, int | float) or high <= low:
-        return image.convert("L").convert("RGB")
-    ceiling = 65535.0 if image.mode == "I" and 255 < high <= 65535 else float(high)
-    scale = 255.0 / ceiling if ceiling > 255 or image.mode == "F" else 1.0
-    return image.convert("F").point(lambda value: value * scale).convert("L").convert("RGB")
+    """Grey of 32 bits or floats: its full scale is guessed from the brightest pixel."""
+    brightest = image.getextrema()[1]
+    top = float(brightest) if isinstance(brightest, int | float) else 255.0
+    full = next((scale for scale in _FULL_SCALES[image.mode] if top <= scale), top)
+    return image.convert("F").point(lambda value: value * (255 / full)).convert("L").convert("RGB")
 
 
 def _from_profile(picture: Image.Image, profile: bytes) -> Image.Image:
