@@ -72,7 +72,7 @@ class Written:
 
 
 class JobStore(Protocol):
-    """The table. Raises StoreUnavailable when it is away, StoreRefused when it refuses one write."""
+    """The table: StoreUnavailable when it is away, StoreRefused when it refuses one write."""
 
     async def claim(self, want: int, limits: ClaimLimits) -> list[Job]: ...
 

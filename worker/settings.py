@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         default=300,
         gt=0,
         le=1200,
-        description="The same for runs that have started and report nothing, once webhooks are seen.",
+        description="The same for started runs that report nothing, once webhooks are seen.",
     )
     lease_seconds: float = Field(
         default=60, ge=5, description="How long a claim holds without being renewed."
@@ -241,6 +241,13 @@ def load_planning_settings(environment: dict[str, str] | None = None) -> Setting
     unused = {"SUPABASE_URL": "http://unused", "RUNPOD_ENDPOINT_ID": "unused"}
     keys = {"SUPABASE_SERVICE_ROLE_KEY": "unused", "RUNPOD_API_KEY": "unused"}
     return load_settings(kept | unused | keys)
+
+
+def load_table_settings(environment: dict[str, str] | None = None) -> Settings:
+    """Read what commands on jobs need: Supabase's address and key, but none of RunPod's."""
+    env = dict(os.environ) if environment is None else environment
+    kept = {name: value for name, value in env.items() if not name.startswith("RUNPOD_")}
+    return load_settings(kept | {"RUNPOD_ENDPOINT_ID": "unused", "RUNPOD_API_KEY": "unused"})
 
 
 def database_url() -> str | None:

@@ -157,13 +157,14 @@ class SupabaseStore:
         try:
             answer = await self._client.rpc(function, dict(arguments)).execute()
         except APIError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         except httpx.HTTPError as error:
             raise StoreUnavailable(f"Supabase does not answer ({type(error).__name__}).") from error
         return answer.data
 
 
-def _translated(error: APIError) -> StoreRefused | StoreUnavailable:
+def translated(error: APIError) -> StoreRefused | StoreUnavailable:
+    """Ours for PostgREST's: what the data is refused for, or that Supabase cannot be used now."""
     code = str(error.code or "")
     said = " ".join(str(error.message or "").split())[:300]
     if code.startswith(_REFUSALS):
