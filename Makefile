@@ -65,7 +65,7 @@ test: $(STAMP) ## Run all tests (ARGS=... goes to pytest)
 check: $(STAMP) ## Lint, format, types, import contracts
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy
+	@$(BIN)/mypy worker devstack tests $(wildcard benchmarks)
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: schema
