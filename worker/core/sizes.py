@@ -81,8 +81,9 @@ def _side(value: object, name: str) -> int:
 
 def _capped(size: tuple[int, int], max_pixels: int, policy: SizePolicy) -> tuple[int, int]:
     width, height = size
-    for smaller in range(width, SHORTEST_SIDE - 1, -GRID):
-        candidate = smaller, nearest_side(height * smaller // width)
+    longer = max(size)
+    for length in range(longer, SHORTEST_SIDE - 1, -GRID):
+        candidate = nearest_side(width * length // longer), nearest_side(height * length // longer)
         if candidate[0] * candidate[1] > max_pixels:
             continue
         if policy == "reject":

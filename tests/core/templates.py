@@ -1,0 +1,81 @@
+"""Templates for tests: the shipped one, and others that operators may bring."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = (ROOT / "workflows" / "infinitetalk.json").read_bytes()
+Graph = dict[str, Any]
+
+
+def shipped() -> Graph:
+    """A copy of the shipped graph."""
+    return json.loads(SHIPPED)
+
+
+def with_t5_loader() -> Graph:
+    """The graph with WanVideoTextEncode and the loader that it needs."""
+    graph = shipped()
+    cached = graph["17"]["inputs"]
+    graph["17"] = {
+        "class_type": "WanVideoTextEncode",
+        "inputs": {
+            "positive_prompt": cached["positive_prompt"],
+            "negative_prompt": cached["negative_prompt"],
+            "t5": ["20", 0],
+            "force_offload": True,
+            "use_disk_cache": False,
+            "device": "gpu",
+        },
+    }
+    graph["20"] = {
+        "class_type": "LoadWanVideoT5TextEncoder",
+        "inputs": {"model_name": "umt5-xxl-enc-bf16.safetensors", "precision": "bf16"},
+    }
+    return graph
+
+
+def with_other_ids() -> Graph:
+    """The graph with every id changed."""
+    text = shipped()
+    names = {key: f"{100 + int(key)}" for key in text}
+    graph = deepcopy({names[key]: node for key, node in text.items()})
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                node["inputs"][name] = [names[value[0]], value[1]]
+    return graph
+
+
+def with_audio_crop() -> Graph:
+    """The graph with an AudioCrop between the file and the embeddings."""
+    graph = shipped()
+    graph["40"] = {
+        "class_type": "AudioCrop",
+        "inputs": {"audio": ["19", 0], "start_time": "0:00", "end_time": "0:18"},
+    }
+    graph["18"]["inputs"]["audio_1"] = ["40", 0]
+    return graph
+
+
+def with_constants() -> Graph:
+    """The graph with its size and frame count in INTConstant nodes."""
+    graph = shipped()
+    for key, value, title in (("50", 720, "Width"), ("51", 1280, "Height"), ("52", 81, "Frames")):
+        graph[key] = {
+            "class_type": "INTConstant",
+            "inputs": {"value": value},
+            "_meta": {"title": title},
+        }
+    graph["13"]["inputs"] |= {"width": ["50", 0], "height": ["51", 0]}
+    graph["14"]["inputs"] |= {"width": ["50", 0], "height": ["51", 0]}
+    graph["18"]["inputs"]["num_frames"] = ["52", 0]
+    del graph["15"]
+    return graph
+
+
+def as_bytes(graph: Graph) -> bytes:
+    """The graph as a file."""
+    return json.dumps(graph).encode()
