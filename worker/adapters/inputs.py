@@ -7,25 +7,21 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
-from functools import partial
 from tempfile import TemporaryFile
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 from uuid import UUID
 
 from worker.adapters.address import Kind
 from worker.adapters.audio import probe_audio
-from worker.adapters.audio_render import render_audio
 from worker.adapters.fetch import Fetcher
-from worker.adapters.images import DEFAULT_MAX_PIXELS, Fit, probe_image, render_image
+from worker.adapters.images import DEFAULT_MAX_PIXELS, Fit, probe_image
 from worker.adapters.media import MediaThreads
+from worker.adapters.prepared import PreparedStore, RenderPlan
 from worker.adapters.storage import SCHEME, ObjectName, StorageApi, parse_storage_url
-from worker.core.errors import InputUnavailable, JobFailed, Notice, StoreUnavailable, WorkerError
+from worker.core.errors import InputUnavailable, JobFailed, Notice, WorkerError
 from worker.core.media import AudioFacts, ImageFacts, PublishedInputs
 
 MIB = 1024 * 1024
-_FRAME_RATE = 25
-_FOLDER = "inputs"
 # RunPod counts a run's ttl from its own clock, and the handler downloads at the very end of it.
 _SIGNED_LONGER_SECONDS = 900
 _PROBE_SECONDS = 60.0
@@ -45,17 +41,6 @@ class InputPolicy:
     download_seconds: float = 120.0
     max_open: int = 4
     """Jobs whose media lie in the temporary directory at the same time."""
-
-
-class RenderPlan(Protocol):
-    """What `publish` needs of a plan."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def frames(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +76,15 @@ class InputDesk:
         self._storage = storage
         self._threads = threads or MediaThreads()
         self._open = asyncio.Semaphore(policy.max_open)
+        self._prepared: PreparedStore | None = None
+        if policy.media_bucket is not None:
+            self._prepared = PreparedStore(
+                bucket=policy.media_bucket,
+                storage=self._stored(),
+                threads=self._threads,
+                fit=policy.image_fit,
+                max_pixels=policy.max_image_pixels,
+            )
 
     def close(self) -> None:
         """Give the threads up."""
@@ -186,26 +180,23 @@ class InputDesk:
     ) -> PublishedInputs:
         """Addresses that outlive a run's ttl: of the originals, or of prepared inputs."""
         lifetime = ttl_seconds + _SIGNED_LONGER_SECONDS
-        if self._policy.media_bucket is None:
+        if self._prepared is None:
             _refuse_unprepared(media)
             return PublishedInputs(
                 image_url=await self._address(media.image_source, "image", lifetime),
                 audio_url=await self._address(media.audio_source, "audio", lifetime),
             )
-        folder = f"{_FOLDER}/{job_id}/{attempt}"
-        image = ObjectName(bucket=self._policy.media_bucket, path=f"{folder}/image.jpg")
-        audio = ObjectName(bucket=self._policy.media_bucket, path=f"{folder}/audio.flac")
-        objects = (str(image), str(audio))
+        names = self._prepared.names(job_id, attempt)
         try:
-            await self._prepare_image(media, plan, image)
-            await self._prepare_audio(media, plan, audio)
+            await self._prepared.put_image(names.image, media.image_file, plan)
+            await self._prepared.put_audio(names.audio, media.audio_file, media.audio, plan)
             return PublishedInputs(
-                image_url=await self._address(image, "image", lifetime),
-                audio_url=await self._address(audio, "audio", lifetime),
-                objects=objects,
+                image_url=await self._address(names.image, "image", lifetime),
+                audio_url=await self._address(names.audio, "audio", lifetime),
+                objects=names.objects,
             )
         except BaseException:
-            await self._discard_quietly(objects)
+            await self._prepared.discard_quietly(names.objects)
             raise
 
     async def _address(self, source: str | ObjectName, kind: Kind, seconds: int) -> str:
@@ -213,69 +204,18 @@ class InputDesk:
             return source
         return await self._stored().sign(source, seconds=seconds, kind=kind)
 
-    async def _prepare_image(self, media: OpenedMedia, plan: RenderPlan, name: ObjectName) -> None:
-        data = await self._threads.run_image(
-            lambda stopped: render_image(
-                media.image_file,
-                size=(plan.width, plan.height),
-                fit=self._policy.image_fit,
-                max_pixels=self._policy.max_image_pixels,
-                stopped=stopped,
-            )
-        )
-        await self._stored().upload(name, data, content_type="image/jpeg")
-
-    async def _prepare_audio(self, media: OpenedMedia, plan: RenderPlan, name: ObjectName) -> None:
-        with TemporaryFile() as file:
-            seconds = Fraction(plan.frames, _FRAME_RATE)
-            work = partial(render_audio, media.audio_file, media.audio, seconds=seconds, into=file)
-            await self._threads.run(lambda stopped: work(stopped=stopped))
-            await self._stored().upload(name, file, content_type="audio/flac")
-
     async def discard(self, objects: Sequence[str]) -> None:
         """Delete what `publish` made; StoreUnavailable when Storage does not take it."""
-        by_bucket: dict[str, list[str]] = {}
-        for name in objects:
-            bucket, _, path = name.partition("/")
-            if bucket == self._policy.media_bucket and path.startswith(f"{_FOLDER}/"):
-                by_bucket.setdefault(bucket, []).append(path)
-        for bucket, paths in by_bucket.items():
-            await self._stored().delete(bucket, paths)
+        if self._prepared is not None:
+            await self._prepared.discard(objects)
 
-    async def _discard_quietly(self, objects: Sequence[str]) -> None:
-        try:
-            await self.discard(objects)
-        except StoreUnavailable:
-            # The error that led here matters more; the retention takes what is left.
-            return
-
-    async def discard_job(self, job_id: str | UUID, *, older_than: datetime | None = None) -> int:
+    async def discard_job(self, job_id: str | UUID) -> int:
         """Delete every prepared input of a job, all attempts; the number of objects deleted."""
-        bucket = self._policy.media_bucket
-        if bucket is None:
-            return 0
-        folder = f"{_FOLDER}/{job_id}"
-        paths: list[str] = []
-        for attempt in await self._stored().list_folder(bucket, folder):
-            paths.extend(
-                entry.path
-                for entry in await self._stored().list_folder(bucket, attempt.path)
-                if entry.created_at is not None
-                and (older_than is None or entry.created_at < older_than)
-            )
-        await self._stored().delete(bucket, paths)
-        return len(paths)
+        return 0 if self._prepared is None else await self._prepared.discard_job(job_id)
 
     async def purge_older_than(self, instant: datetime) -> int:
         """Delete prepared inputs made before an instant; the number of objects deleted."""
-        bucket = self._policy.media_bucket
-        if bucket is None:
-            return 0
-        deleted = 0
-        for folder in await self._stored().list_folder(bucket, _FOLDER):
-            job_id = folder.path.removeprefix(f"{_FOLDER}/")
-            deleted += await self.discard_job(job_id, older_than=instant)
-        return deleted
+        return 0 if self._prepared is None else await self._prepared.purge_older_than(instant)
 
 
 def _refuse_unprepared(media: OpenedMedia) -> None:

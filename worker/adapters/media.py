@@ -35,16 +35,18 @@ class MediaThreads:
     async def run(self, work: Callable[[Stopped], T]) -> T:
         """Run `work` on a thread; a cancelled caller stops it and waits until it let go."""
         stop = threading.Event()
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work, stop.is_set)
+        job = self._pool.submit(work, stop.is_set)
+        future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             stop.set()
-            if not future.cancel():
+            if not job.cancel():
                 # The thread still reads the caller's file; closing that under it would be worse
                 # than waiting for the packet in hand.
                 await asyncio.wait({future})
-                future.exception()
+                if not future.cancelled():
+                    future.exception()
             raise
 
     async def run_image(self, work: Callable[[Stopped], T]) -> T:
