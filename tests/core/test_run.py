@@ -82,8 +82,8 @@ def test_a_body_about_another_run_is_not_taken() -> None:
 
 @pytest.mark.parametrize(
     ("word", "state"),
-    [("RUNNING", RunState.RUNNING), ("in_queue", RunState.QUEUED), ("TIMED_OUT", RunState.TIMED_OUT),
-     ("PAUSED", RunState.UNKNOWN)],
+    [("RUNNING", RunState.RUNNING), ("in_queue", RunState.QUEUED), ("TIMED_OUT",
+     RunState.TIMED_OUT), ("PAUSED", RunState.UNKNOWN)],
 )  # fmt: skip
 def test_words_are_read_in_any_case_and_new_ones_end_nothing(word: str, state: RunState) -> None:
     """An unknown word keeps the run open."""
@@ -196,7 +196,8 @@ def test_an_error_inside_the_output_counts_too() -> None:
         ("Allocation on device 0 would exceed allowed memory", "run_failed", True),
         ("RuntimeError: CUDA error: device-side assert triggered", "run_failed", True),
         ("Worker was preempted", "run_failed", True),
-        ("处理过程中发生未知错误: <urlopen error [Errno 111] Connection refused>", "run_failed", True),
+        ("处理过程中发生未知错误: <urlopen error [Errno 111] Connection refused>",
+         "run_failed", True),
         ("处理过程中发生未知错误: An error occurred (NoSuchBucket) when calling the PutObject "
          "operation", "output_upload_failed", False),
         ("处理过程中发生未知错误: Parameter validation failed:\nInvalid type for parameter Bucket",
@@ -290,14 +291,13 @@ JSON = st.recursive(
 )
 FIELDS = st.fixed_dictionaries(
     {"id": st.just("run-1") | JSON, "status": st.sampled_from(list("X")) | JSON},
-    optional={
-        name: JSON
-        for name in ("output", "error", "delayTime", "executionTime", "retries", "workerId")
-    },
+    optional=dict.fromkeys(
+        ("output", "error", "delayTime", "executionTime", "retries", "workerId"), JSON
+    ),
 )
 STATUS = st.sampled_from(["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "TIMED_OUT", "ODD"])
 OUTPUT = st.fixed_dictionaries(
-    {}, optional={n: JSON for n in ("video", "progress", "phase", "error")}
+    {}, optional=dict.fromkeys(("video", "progress", "phase", "error"), JSON)
 )
 
 

