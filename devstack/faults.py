@@ -186,6 +186,8 @@ class FaultMiddleware:
         if scope["type"] not in ("http", "websocket") or scope["path"].startswith("/_control"):
             await self.app(scope, receive, send)
             return
+        # ASGI has no way to say "hang up", so we keep the transport of uvicorn's own `send`.
+        scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
         method = scope.get("method", "GET")
         query = scope["query_string"].decode("latin-1")
         rule = await self.faults.take(method, scope["path"], query)
@@ -201,7 +203,7 @@ class FaultMiddleware:
     async def _before(self, rule: Rule, scope: Scope, receive: Receive, send: Send) -> None:
         await self._wait(rule)
         if rule.action == "drop":
-            await _drop(receive, send)
+            await _drop(scope, receive)
         elif rule.action == "status":
             await _answer(rule)(scope, receive, send)
         else:
@@ -216,7 +218,7 @@ class FaultMiddleware:
         await self.app(scope, receive, keep)
         await self._wait(rule)
         if rule.action == "drop":
-            await _drop(receive, send)
+            await _drop(scope, receive)
         elif rule.action == "status":
             await _answer(rule)(scope, receive, send)
         else:
@@ -228,7 +230,7 @@ class FaultMiddleware:
         if rule.action in ("hold", "delay"):
             await self.app(scope, receive, send)
         elif rule.action == "drop":
-            await _drop(receive, send)
+            await _drop(scope, receive)
         else:
             await receive()
             await deny_websocket(send, rule.status, rule.body)
@@ -253,13 +255,11 @@ async def deny_websocket(send: Send, status: int, body: object) -> None:
     await send({"type": "websocket.http.response.body", "body": content})
 
 
-async def _drop(receive: Receive, send: Send) -> None:
+async def _drop(scope: Scope, receive: Receive) -> None:
     """Cut the TCP connection without a byte of answer."""
-    # ASGI has no way to say "hang up", so we take the transport from uvicorn's own `send`.
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is None:
+    if scope["transport"] is None:
         raise RuntimeError("drop needs FaultMiddleware to be the outermost app under uvicorn")
-    transport.abort()
+    scope["transport"].abort()
     while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
         pass
 
