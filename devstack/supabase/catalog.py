@@ -168,7 +168,9 @@ def _no_such_function(
     hint = None
     if candidates:
         nearest = candidates[0]
-        hint = f"Perhaps you meant to call the function {schema}.{name}({', '.join(nearest.inputs)})"
+        hint = (
+            f"Perhaps you meant to call the function {schema}.{name}({', '.join(nearest.inputs)})"
+        )
     message = f"Could not find the function {called} {'' if given else 'without parameters '}"
     return ApiError(
         404, "PGRST202", f"{message.rstrip()} in the schema cache", details=details, hint=hint

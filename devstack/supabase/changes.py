@@ -170,7 +170,7 @@ class ChangeReader:
             query = sql.SQL("select ") + sql.SQL(", ").join(columns)
             values = list((await (await connection.execute(query, params)).fetchone()) or ())
         texts = [text if text is not None else "null" for text in values[: len(new) + len(old)]]
-        met = {item: False for item in filters}
+        met = dict.fromkeys(filters, False)
         met |= dict(zip(usable, map(bool, values[len(new) + len(old) :]), strict=True))
         return Encoded(
             new=dict(zip(new, texts[: len(new)], strict=True)),

@@ -42,6 +42,6 @@ def prepare(postgres: Postgres, database: str, migrations: Path | None = MIGRATI
 
 
 def _run(url: str, script: bytes) -> None:
-    # Without parameters psycopg sends the text as one simple query, so a script may hold many statements.
+    # Without parameters psycopg sends one simple query, which may hold many statements.
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(script)

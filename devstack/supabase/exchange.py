@@ -101,12 +101,8 @@ class Exchange:
         self.check_single(result.rows)
         total = result.total
         if total is not None and result.offset > total:
-            raise ApiError(
-                416,
-                "PGRST103",
-                "Requested range not satisfiable",
-                details=f"An offset of {result.offset} was requested, but there are only {total} rows.",
-            )
+            words = f"An offset of {result.offset} was requested, but there are only {total} rows."
+            raise ApiError(416, "PGRST103", "Requested range not satisfiable", details=words)
         headers = {"Content-Range": content_range(result)}
         status = 206 if total is not None and 0 < result.rows < total else 200
         return self._rows_response(result, status, headers)

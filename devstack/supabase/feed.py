@@ -190,11 +190,11 @@ class Feed:
                 pgconn.consume_input()
             elif length < 0:
                 return
-            elif data[:1] == b"w":
+            elif bytes(data[:1]) == b"w":
                 transaction = decoder.feed(bytes(data[25:]))
                 if transaction:
                     self._on_transaction(transaction)
-            elif data[:1] == b"k":
+            elif bytes(data[:1]) == b"k":
                 # Confirming what the server has sent lets it shut down without waiting for us.
                 _confirm(pgconn, struct.unpack_from("!q", data, 1)[0])
 

@@ -1,4 +1,4 @@
-"""Realtime's frames on the wire: JSON objects (vsn 1.0.0), JSON arrays (2.0.0), binary broadcasts."""
+"""Realtime's frames: JSON objects (vsn 1.0.0), JSON arrays (2.0.0), binary broadcasts."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Database sessions of the gateway, and the transaction in which a caller's role and claims hold."""
+"""Database sessions, and the transaction in which a caller's role and claims hold."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-
-import asyncio
 from dataclasses import dataclass, field
 
 from psycopg import AsyncConnection, OperationalError, sql

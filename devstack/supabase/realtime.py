@@ -16,10 +16,11 @@ from starlette.websockets import WebSocket
 
 from devstack.supabase.bindings import Binding, check_binding
 from devstack.supabase.changes import ChangeReader
+from devstack.supabase.channel import Channel
 from devstack.supabase.feed import Change, Feed
 from devstack.supabase.frames import Frame
 from devstack.supabase.pool import Pool
-from devstack.supabase.socket import Channel, Socket
+from devstack.supabase.socket import Socket
 from devstack.supabase.tokens import KeyRefused, Keys, TokenInvalid
 
 # The real server closes a connection whose client says nothing for this long.
@@ -68,9 +69,7 @@ class Realtime:
         except (KeyRefused, TokenInvalid) as error:
             await asyncio.sleep(self.error_delay)
             message = str(error) or "Missing or unknown API key"
-            await websocket.send_denial_response(
-                JSONResponse({"error": message}, status_code=401)
-            )
+            await websocket.send_denial_response(JSONResponse({"error": message}, status_code=401))
             return
         await websocket.accept()
         version = websocket.query_params.get("vsn", "1.0.0")

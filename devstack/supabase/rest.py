@@ -12,9 +12,7 @@ from devstack.supabase.exchange import Exchange, Result
 from devstack.supabase.pool import Connection
 from devstack.supabase.rest_query import QueryReader, Values, split_list
 
-WRAPPED = sql.SQL(
-    "with q as ({}) select count(*), coalesce(json_agg(q), '[]')::text from q"
-)
+WRAPPED = sql.SQL("with q as ({}) select count(*), coalesce(json_agg(q), '[]')::text from q")
 
 
 async def handle(request: Request, connection: Connection, catalog: Catalog) -> Response:
@@ -79,7 +77,7 @@ async def insert(
         columns = [item.strip('"') for item in split_list(named)]
     else:
         columns = list(dict.fromkeys(key for row in rows for key in _keys_of_object(row)))
-        if any(set(row) != set(columns) for row in rows):
+        if any(_keys_of_object(row) != set(columns) for row in rows):
             raise ApiError(400, "PGRST102", "All object keys must match")
     table = await catalog.table(connection, exchange.schema, name, set(columns))
     values = Values()
@@ -142,9 +140,7 @@ async def _write(
     wanted = sql.SQL("1 as done")
     if exchange.returns_rows:
         wanted_columns = reader.select(exchange.param("select"))
-        rows, body = await _fetch(
-            connection, _returning(statement, wanted_columns), values
-        )
+        rows, body = await _fetch(connection, _returning(statement, wanted_columns), values)
         exchange.check_single(rows)
     else:
         rows, body = await _fetch(connection, _returning(statement, wanted), values)
@@ -212,7 +208,7 @@ def _keys_of_object(body: object) -> set[str]:
 async def _fetch(
     connection: Connection, statement: sql.Composable, values: Values
 ) -> tuple[int, str]:
-    cursor = await connection.execute(statement, values.params)
+    cursor = await connection.execute(sql.Composed([statement]), values.params)
     row = await cursor.fetchone()
     assert row is not None
     return int(row[0]), str(row[1])

@@ -16,9 +16,14 @@ COMPARISONS = {
     "like": "like", "ilike": "ilike", "match": "~", "imatch": "~*",
     "cs": "@>", "cd": "<@", "ov": "&&",
 }  # fmt: skip
+ORDER_WORDS = {
+    "asc": "asc", "desc": "desc", "nullsfirst": "nulls first", "nullslast": "nulls last",
+}  # fmt: skip
 IS_VALUES = {"null", "not_null", "true", "false", "unknown"}
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_NAME = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[^\s".,:()>-][^".,:()>-]*?)\s*((?:->>?[^->,:.()]+)*)\s*$')
+_NAME = re.compile(
+    r'\s*("(?:[^"\\]|\\.)*"|[^\s".,:()>-][^".,:()>-]*?)\s*((?:->>?[^->,:.()]+)*)\s*$'
+)
 _LOGIC = re.compile(r"^(not\.)?(and|or)(\(.*\))$", re.DOTALL)
 _ITEM = re.compile(r'^((?:"(?:[^"\\]|\\.)*"|[^".])+?)\.(.*)$', re.DOTALL)
 _CAST = re.compile(r"^[a-z_][a-z0-9_ ]*(\[\])?$", re.IGNORECASE)
@@ -103,10 +108,15 @@ class QueryReader:
     def _ordered(self, item: str) -> sql.Composable:
         head, *flags = item.split(".")
         term, _ = self.column(head)
-        words = {"asc": "asc", "desc": "desc", "nullsfirst": "nulls first", "nullslast": "nulls last"}
+        words = {
+            "asc": "asc",
+            "desc": "desc",
+            "nullsfirst": "nulls first",
+            "nullslast": "nulls last",
+        }
         if len(flags) > 2 or any(flag not in words for flag in flags):
             raise parse_error(f'"failed to parse order ({item})"')
-        return sql.SQL(" ").join([term, *(sql.SQL(words[flag]) for flag in flags)])
+        return sql.SQL(" ").join([term, *(sql.SQL(ORDER_WORDS[flag]) for flag in flags)])
 
     def _filter(self, key: str, value: str) -> sql.Composable:
         if key in ("and", "or", "not.and", "not.or"):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from psycopg import sql
 from starlette.requests import Request
 from starlette.responses import Response
 
 from devstack.supabase.catalog import Catalog, Function
-from devstack.supabase.exchange import JSON, Exchange
 from devstack.supabase.errors import ApiError
+from devstack.supabase.exchange import JSON, Exchange
 from devstack.supabase.pool import Connection
 from devstack.supabase.rest import read_from
 from devstack.supabase.rest_query import NOT_FILTERS, Values
@@ -56,9 +57,7 @@ async def _from_query(
             return function, candidates, filters
 
 
-def _called_with_body(
-    function: Function, given: list[str], body: sql.Composable
-) -> sql.Composable:
+def _called_with_body(function: Function, given: list[str], body: sql.Composable) -> sql.Composable:
     if not given:
         return _call(function, [])
     arguments = [
@@ -73,9 +72,7 @@ def _called_with_body(
     )
 
 
-def _called_with_texts(
-    function: Function, given: dict[str, str], values: Values
-) -> sql.Composable:
+def _called_with_texts(function: Function, given: dict[str, str], values: Values) -> sql.Composable:
     arguments = [
         sql.SQL("{} := cast({} as {})").format(
             sql.Identifier(argument), values.add(text), sql.SQL(function.inputs[argument])
@@ -85,7 +82,7 @@ def _called_with_texts(
     return _call(function, arguments)
 
 
-def _call(function: Function, arguments: list[sql.Composable]) -> sql.Composable:
+def _call(function: Function, arguments: Sequence[sql.Composable]) -> sql.Composable:
     return sql.SQL("{}({}) as {}").format(
         sql.Identifier(function.schema, function.name),
         sql.SQL(", ").join(arguments),

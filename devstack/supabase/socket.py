@@ -5,45 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from psycopg import OperationalError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from devstack.supabase.bindings import Binding, BindingInvalid, binding_id
+from devstack.supabase.bindings import Binding, BindingInvalid
+from devstack.supabase.channel import PREFIX, Channel, JoinRefused, opened, verified
 from devstack.supabase.frames import Frame, decode
-from devstack.supabase.pool import Caller
-from devstack.supabase.tokens import Keys, TokenInvalid
+from devstack.supabase.tokens import Keys
 
-PREFIX = "realtime:"
-REASON_OF = {
-    "signature": "JwtSignatureError",
-    "malformed": "MalformedJWT",
-    "expired": "InvalidJWTToken",
-    "claims": "InvalidJWTToken",
-}
-NO_ROLE = "Fields `role` and `exp` are required in JWT"
 RETRY_SECONDS = 0.5
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Channel:
-    """A joined topic; `bindings` is empty until the database knows of the subscription."""
-
-    topic: str
-    join_ref: str | None
-    caller: Caller
-    token: str
-    requested: tuple[Binding, ...]
-    hears_itself: bool = False
-    acknowledges: bool = False
-    bindings: tuple[Binding, ...] = ()
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return self.topic.removeprefix(PREFIX)
 
 
 class Hub(Protocol):
@@ -160,8 +132,6 @@ class Socket:
         if not frame.topic.startswith(PREFIX):
             self._reply(frame, "error", {"reason": "unmatched topic"})
             return
-        config = frame.payload.get("config")
-        config = config if isinstance(config, dict) else {}
         given = frame.payload.get("user_token") or frame.payload.get("access_token")
         # A project key is no token: the connection's own stands behind it.
         usable = isinstance(given, str) and not given.startswith("sb_")
@@ -171,31 +141,22 @@ class Socket:
                 raise JoinRefused("TopicNameRequired: You must provide a topic name")
             if self._hub.refuse_joins:
                 raise JoinRefused(self._hub.refuse_joins)
-            caller = self._verified(token)
+            caller = verified(self._hub.keys, token)
         except JoinRefused as error:
             # The real server waits here too, and its other replies wait behind it.
             await asyncio.sleep(self._hub.error_delay)
             self._reply(frame, "error", {"reason": str(error)})
             return
-        wanted = [item for item in config.get("postgres_changes") or () if isinstance(item, dict)]
-        broadcast = config.get("broadcast") or {}
-        channel = Channel(
-            topic=frame.topic,
-            join_ref=frame.join_ref,
-            caller=caller,
-            token=token,
-            requested=tuple(Binding.from_json(item) for item in wanted),
-            hears_itself=bool(broadcast.get("self")),
-            acknowledges=bool(broadcast.get("ack")),
-        )
+        channel, echo = opened(frame, caller, token)
         old = self.channels.get(frame.topic)
         if old is not None:
             self._forget(old)
         self.channels[frame.topic] = channel
-        echo = [{**item, "id": binding_id(item)} for item in wanted]
         self._reply(frame, "ok", {"postgres_changes": echo})
         if old is not None:
-            self.send(Frame(topic=old.topic, event="phx_close", ref=old.join_ref, join_ref=old.join_ref))
+            self.send(
+                Frame(topic=old.topic, event="phx_close", ref=old.join_ref, join_ref=old.join_ref)
+            )
         self._start(channel)
 
     def _start(self, channel: Channel) -> None:
@@ -233,7 +194,7 @@ class Socket:
         if not isinstance(token, str) or token.startswith("sb_") or token == channel.token:
             return
         try:
-            channel.caller = self._verified(token)
+            channel.caller = verified(self._hub.keys, token)
         except JoinRefused as error:
             code, _, words = str(error).partition(": ")
             self.fail(channel, ":signature_error" if code == "JwtSignatureError" else words)
@@ -241,25 +202,13 @@ class Socket:
         channel.token = token
         self._start(channel)
 
-    def _verified(self, token: str) -> Caller:
-        try:
-            claims = self._hub.keys.verify(token)
-        except TokenInvalid as error:
-            raise JoinRefused(f"{REASON_OF[error.kind]}: {error.message}") from error
-        if "role" not in claims or "exp" not in claims:
-            raise JoinRefused(f"InvalidJWTToken: {NO_ROLE}")
-        return Caller(role=str(claims["role"]), claims=claims)
-
     def _close_channel(self, channel: Channel) -> None:
         self._forget(channel)
-        self.send(
-            Frame(
-                topic=channel.topic,
-                event="phx_close",
-                ref=channel.join_ref,
-                join_ref=channel.join_ref,
-            )
-        )
+        self._say_closed(channel)
+
+    def _say_closed(self, channel: Channel) -> None:
+        reference = channel.join_ref
+        self.send(Frame(topic=channel.topic, event="phx_close", ref=reference, join_ref=reference))
 
     def _forget(self, channel: Channel) -> None:
         for task in channel.tasks:
@@ -290,7 +239,3 @@ class Socket:
         self.send(
             Frame(topic=channel.topic, event="system", payload=payload, join_ref=channel.join_ref)
         )
-
-
-class JoinRefused(Exception):
-    """Why a channel may not be joined, as `Code: text`."""

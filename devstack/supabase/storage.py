@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from pathlib import Path
 
-from devstack.supabase.pool import Caller, Connection, Pool
+from devstack.supabase.pool import Caller, Pool
+from devstack.supabase.storage_buckets import DELETING, Buckets, Row, json_object, rows_of
 from devstack.supabase.storage_files import (
     GLOBAL_SIZE_LIMIT,
     FileStore,
@@ -25,9 +25,7 @@ from devstack.supabase.storage_files import (
 from devstack.supabase.storage_listing import list_folder, object_info
 from devstack.supabase.tokens import Keys, TokenInvalid
 
-Row = dict[str, object]
 SIGNED = "/storage/v1/object/sign/{bucket}/{path:path}"
-DELETING = {"storage.allow_delete_query": "true"}
 
 
 class Storage:
@@ -38,13 +36,14 @@ class Storage:
         self._admin = admin
         self._keys = keys
         self._files = FileStore(directory)
+        self._buckets = Buckets(callers, admin, keys)
+
+    async def create_bucket(self, name: str, *, public: bool) -> None:
+        """Make a bucket as the project's owner; harmless when it exists."""
+        await self._buckets.create(name, public=public)
 
     def routes(self) -> list[Route]:
         table = [
-            ("/bucket", self._list_buckets, ["GET"]),
-            ("/bucket", self._create_bucket, ["POST"]),
-            ("/bucket/{id}", self._get_bucket, ["GET"]),
-            ("/bucket/{id}", self._delete_bucket, ["DELETE"]),
             ("/object/public/{bucket}/{path:path}", self._public, ["GET", "HEAD"]),
             ("/object/sign/{bucket}/{path:path}", self._signed, ["GET", "HEAD"]),
             ("/object/sign/{bucket}", self._sign_many, ["POST"]),
@@ -56,31 +55,15 @@ class Storage:
             ("/object/{bucket}/{path:path}", self._download, ["GET", "HEAD"]),
             ("/object/{bucket}/{path:path}", self._upload, ["POST", "PUT"]),
         ]
-        return [
+        return self._buckets.routes() + [
             Route(f"/storage/v1{path}", answering(endpoint), methods=methods)
             for path, endpoint, methods in table
         ]
-
-    async def create_bucket(self, name: str, *, public: bool) -> None:
-        """Make a bucket as the project's owner; harmless when it exists."""
-        async with self._admin.as_admin() as connection:
-            await connection.execute(
-                "insert into storage.buckets (id, name, public) values (%s, %s, %s)"
-                " on conflict do nothing",
-                [name, name, public],
-            )
 
     def _caller(self, request: Request) -> Caller:
         return self._keys.caller(
             request.headers.get("apikey"), request.headers.get("authorization")
         )
-
-    async def _bucket(self, name: str) -> Row:
-        async with self._admin.as_admin() as connection:
-            rows = await _rows(connection, "select * from storage.buckets where id = %s", [name])
-        if not rows:
-            raise no_bucket()
-        return rows[0]
 
     async def _object(self, pool_of: Caller | None, request: Request) -> Row:
         """The object's row as the caller sees it, or as the owner when there is no caller."""
@@ -88,7 +71,7 @@ class Storage:
         names = [request.path_params["bucket"], request.path_params["path"]]
         session = self._admin.as_admin() if pool_of is None else self._callers.as_caller(pool_of)
         async with session as connection:
-            rows = await _rows(connection, query, names)
+            rows = await rows_of(connection, query, names)
         if not rows:
             raise not_found()
         return rows[0]
@@ -96,7 +79,7 @@ class Storage:
     async def _upload(self, request: Request) -> Response:
         caller = self._caller(request)
         name, path = request.path_params["bucket"], request.path_params["path"]
-        bucket = await self._bucket(name)
+        bucket = await self._buckets.get(name)
         limit = bucket["file_size_limit"] or GLOBAL_SIZE_LIMIT
         assert isinstance(limit, int)
         upload = await self._files.receive(request, name, limit)
@@ -106,7 +89,7 @@ class Storage:
             _check_type(bucket, upload.content_type)
             replaces = request.method == "PUT" or request.headers.get("x-upsert") == "true"
             async with self._admin.as_admin() as connection:
-                found = await _rows(
+                found = await rows_of(
                     connection,
                     "select id, version from storage.objects where bucket_id = %s and name = %s",
                     [name, path],
@@ -137,7 +120,7 @@ class Storage:
         return self._served(request, row)
 
     async def _public(self, request: Request) -> Response:
-        bucket = await self._bucket(request.path_params["bucket"])
+        bucket = await self._buckets.get(request.path_params["bucket"])
         if not bucket["public"]:
             raise no_bucket()
         return self._served(request, await self._object(None, request))
@@ -147,7 +130,9 @@ class Storage:
         try:
             claims = self._keys.verify(request.query_params.get("token", ""))
         except TokenInvalid as error:
-            words = '"exp" claim timestamp check failed' if error.kind == "expired" else error.message
+            words = (
+                '"exp" claim timestamp check failed' if error.kind == "expired" else error.message
+            )
             code = "ExpiredToken" if error.kind == "expired" else "InvalidJWT"
             raise StorageError(400, "InvalidJWT", words, code) from error
         if claims.get("url") != address or claims.get("scope", "download") != "download":
@@ -164,17 +149,19 @@ class Storage:
         )
 
     async def _sign(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await json_object(request)
         row = await self._object(self._caller(request), request)
-        return JSONResponse({"signedURL": self._link(str(row["bucket_id"]), str(row["name"]), body)})
+        return JSONResponse(
+            {"signedURL": self._link(str(row["bucket_id"]), str(row["name"]), body)}
+        )
 
     async def _sign_many(self, request: Request) -> Response:
-        body, bucket = await _json(request), request.path_params["bucket"]
+        body, bucket = await json_object(request), request.path_params["bucket"]
         paths = body.get("paths")
         if not isinstance(paths, list):
             raise invalid("body must have required property 'paths'")
         async with self._callers.as_caller(self._caller(request)) as connection:
-            rows = await _rows(
+            rows = await rows_of(
                 connection,
                 "select name from storage.objects where bucket_id = %s and name = any(%s)",
                 [bucket, paths],
@@ -205,9 +192,9 @@ class Storage:
         return JSONResponse(object_info(await self._object(self._caller(request), request)))
 
     async def _list(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await json_object(request)
         async with self._callers.as_caller(self._caller(request)) as connection:
-            rows = await _rows(
+            rows = await rows_of(
                 connection,
                 "select * from storage.objects where bucket_id = %s",
                 [request.path_params["bucket"]],
@@ -215,9 +202,9 @@ class Storage:
         return JSONResponse(list_folder(rows, body))
 
     async def _remove(self, request: Request) -> Response:
-        body, bucket = await _json(request), request.path_params["bucket"]
+        body, bucket = await json_object(request), request.path_params["bucket"]
         async with self._callers.as_caller(self._caller(request), settings=DELETING) as connection:
-            rows = await _rows(
+            rows = await rows_of(
                 connection,
                 "delete from storage.objects where bucket_id = %s and name = any(%s) returning *",
                 [bucket, body.get("prefixes", [])],
@@ -226,80 +213,20 @@ class Storage:
             self._files.remove(bucket, str(row["version"]))
         return JSONResponse([object_info(row) for row in rows])
 
-    async def _list_buckets(self, request: Request) -> Response:
-        async with self._callers.as_caller(self._caller(request)) as connection:
-            rows = await _rows(connection, f"{SELECT_BUCKETS} order by name", [])
-        return JSONResponse(rows)
-
-    async def _get_bucket(self, request: Request) -> Response:
-        async with self._callers.as_caller(self._caller(request)) as connection:
-            query = f"{SELECT_BUCKETS} where id = %s"
-            rows = await _rows(connection, query, [request.path_params["id"]])
-        if not rows:
-            raise no_bucket()
-        return JSONResponse(rows[0])
-
-    async def _create_bucket(self, request: Request) -> Response:
-        body = await _json(request)
-        name = str(body.get("name") or body.get("id") or "")
-        if not name:
-            raise invalid("body must have required property 'name'")
-        limit, types = body.get("file_size_limit"), body.get("allowed_mime_types")
-        values = [body.get("id") or name, name, bool(body.get("public")), limit, types]
-        async with self._callers.as_caller(self._caller(request)) as connection:
-            await connection.execute(
-                "insert into storage.buckets (id, name, public, file_size_limit,"
-                " allowed_mime_types) values (%s, %s, %s, %s, %s)",
-                values,
-            )
-        return JSONResponse({"name": name})
-
-    async def _delete_bucket(self, request: Request) -> Response:
-        name = request.path_params["id"]
-        await self._bucket(name)
-        async with self._callers.as_caller(self._caller(request), settings=DELETING) as connection:
-            objects = await _rows(
-                connection, "select id from storage.objects where bucket_id = %s limit 1", [name]
-            )
-            if objects:
-                words = "The bucket you tried to delete is not empty"
-                raise StorageError(409, "InvalidRequest", words, "InvalidRequest")
-            await connection.execute("delete from storage.buckets where id = %s", [name])
-        return JSONResponse({"message": "Successfully deleted"})
-
 
 INSERT = """
 insert into storage.objects
   (bucket_id, name, owner, owner_id, version, metadata, user_metadata)
 values (%s, %s, %s::uuid, %s, %s, %s::jsonb, %s)
 """
-UPSERT = INSERT + """
+UPSERT = (
+    INSERT
+    + """
 on conflict (bucket_id, name) do update set
   owner = excluded.owner, owner_id = excluded.owner_id, version = excluded.version,
   metadata = excluded.metadata, user_metadata = excluded.user_metadata, updated_at = now()
 """
-SELECT_BUCKETS = """
-select id, name, coalesce(owner_id, '') as owner, public, file_size_limit, allowed_mime_types,
-       to_json(created_at) #>> '{}' as created_at, to_json(updated_at) #>> '{}' as updated_at,
-       'STANDARD' as type
-from storage.buckets
-"""
-
-
-async def _rows(connection: Connection, query: str, values: list[object]) -> list[Row]:
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(query.encode(), values)
-        return await cursor.fetchall()
-
-
-async def _json(request: Request) -> dict[str, object]:
-    try:
-        body = json.loads(await request.body() or b"{}")
-    except ValueError as error:
-        raise invalid("Body is not valid JSON") from error
-    if not isinstance(body, dict):
-        raise invalid("body must be object")
-    return body
+)
 
 
 def _check_type(bucket: Row, content_type: str) -> None:

@@ -130,7 +130,9 @@ class FileStore:
     async def _write(self, request: Request, path: Path, limit: int) -> Upload:
         digest, size = hashlib.md5(usedforsecurity=False), 0
         content_type = request.headers.get("content-type", "application/octet-stream")
-        cache_control = request.headers.get("cache-control", "max-age=3600").removeprefix("max-age=")
+        cache_control = request.headers.get("cache-control", "max-age=3600").removeprefix(
+            "max-age="
+        )
         user_metadata = None
         with path.open("wb") as target:
             if content_type.startswith("multipart/form-data"):
