@@ -1,7 +1,8 @@
-"""Writes sql/schema.sql: what the migrations make of an empty project, as pg_dump words it."""
+"""Writes sql/schema.sql and sql/expected.json: what the migrations make of an empty project."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from devstack.postgres import Postgres, find_binaries
 from devstack.supabase.database import prepare
 
 SCHEMA = Path(__file__).resolve().parents[2] / "sql" / "schema.sql"
+EXPECTED = SCHEMA.with_name("expected.json")
 HEAD = "-- What the migrations add up to, for reading; written by `make schema`.\n"
 # pg_dump's own comments, session settings and one-time tokens differ between versions and runs.
 NOISE = re.compile(
@@ -37,12 +39,27 @@ def _publication(url: str) -> list[str]:
     return [f"ALTER PUBLICATION {name} ADD TABLE public.{table};" for name, table in rows]
 
 
+def expected(url: str) -> str:
+    """What `doctor` compares a project with: the same look at the catalogs that it takes there."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute("select public.inspect_video_jobs_v1()").fetchone()
+    assert row is not None
+    found = {
+        name: value
+        for name, value in row[0].items()
+        if name in ("tables", "functions", "published", "migrations")
+    }
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+
 def main() -> None:
     """Start a server, migrate a database, dump it, leave nothing behind."""
     postgres = Postgres()
     try:
         postgres.start()
-        SCHEMA.write_text(dump(prepare(postgres, "schema")), encoding="utf-8")
+        url = prepare(postgres, "schema")
+        SCHEMA.write_text(dump(url), encoding="utf-8")
+        EXPECTED.write_text(expected(url), encoding="utf-8")
     finally:
         postgres.remove()
 

@@ -1,4 +1,4 @@
-"""sql/schema.sql is what the migrations make."""
+"""sql/schema.sql and sql/expected.json are what the migrations make."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from devstack.postgres import Postgres
 from devstack.supabase.database import prepare
-from tests.sql.schema import SCHEMA, dump
+from tests.sql.schema import EXPECTED, SCHEMA, dump, expected
 
 
 @pytest.fixture
@@ -18,6 +18,8 @@ def postgres() -> Iterator[Postgres]:
     server.remove()
 
 
-def test_the_schema_file_is_the_dump_of_a_migrated_database(postgres: Postgres) -> None:
+def test_the_schema_files_are_those_of_a_migrated_database(postgres: Postgres) -> None:
     """`make schema` was run after the last change of a migration."""
-    assert SCHEMA.read_text("utf-8") == dump(prepare(postgres, "migrated"))
+    url = prepare(postgres, "migrated")
+    assert SCHEMA.read_text("utf-8") == dump(url)
+    assert EXPECTED.read_text("utf-8") == expected(url)

@@ -1,0 +1,91 @@
+-- For operators: what `python -m worker doctor` compares with sql/expected.json, and cheap counts for /metrics.
+
+begin;
+do $$
+begin
+  perform pg_advisory_xact_lock(6030272911);
+  if not exists (select from public.video_job_migrations m where m.name = '0005_realtime') then
+    raise exception 'Apply 0005_realtime.sql first.';
+  end if;
+end $$;
+set local lock_timeout = '4s';
+set local statement_timeout = '60s';
+
+-- The catalogs, as far as they concern us. Reads no row of any job and changes nothing.
+create or replace function public.inspect_video_jobs_v1() returns jsonb
+language sql stable set search_path = '' as $$
+  with roles as (
+    select r.oid, r.rolname::text as name from pg_catalog.pg_roles r
+    where r.rolname in ('anon', 'authenticated', 'service_role')
+    union all select 0::oid, 'PUBLIC'
+  ), ours as (
+    select c.oid, c.relname::text as name, c.relrowsecurity, c.relreplident, c.relacl, c.relowner
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
+      and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations')
+  ), grants as (
+    select o.name, jsonb_object_agg(g.role, g.privileges) as value
+    from ours o cross join lateral (
+      select r.name as role, jsonb_agg(distinct a.privilege_type) as privileges
+      from pg_catalog.aclexplode(coalesce(o.relacl, pg_catalog.acldefault('r', o.relowner))) a
+      join roles r on r.oid = a.grantee group by r.name) g
+    group by o.name
+  ), column_grants as (
+    select o.name, jsonb_object_agg(g.role, g.columns) as value
+    from ours o cross join lateral (
+      select r.name as role, jsonb_agg(lower(x.privilege_type) || ' ' || a.attname order by x.privilege_type, a.attname) as columns
+      from pg_catalog.pg_attribute a cross join lateral pg_catalog.aclexplode(a.attacl) x
+      join roles r on r.oid = x.grantee
+      where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped group by r.name) g
+    group by o.name
+  ), tables as (
+    select o.name, jsonb_build_object(
+      'columns', (select jsonb_object_agg(a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+                  from pg_catalog.pg_attribute a where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped),
+      'rls', o.relrowsecurity,
+      'replica_identity', case o.relreplident when 'd' then 'default' when 'f' then 'full' when 'n' then 'nothing' else 'index' end,
+      'grants', coalesce((select g.value from grants g where g.name = o.name), '{}'),
+      'column_grants', coalesce((select g.value from column_grants g where g.name = o.name), '{}'),
+      'policies', (select coalesce(jsonb_object_agg(p.policyname, p.cmd || ' to ' || array_to_string(p.roles, ', ')), '{}')
+                   from pg_catalog.pg_policies p where p.schemaname = 'public' and p.tablename = o.name),
+      'triggers', (select coalesce(jsonb_agg(t.tgname order by t.tgname), '[]') from pg_catalog.pg_trigger t
+                   where t.tgrelid = o.oid and not t.tgisinternal and t.tgenabled in ('O', 'A'))) as value
+    from ours o
+  ), functions as (
+    select p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')' as name,
+      (select coalesce(jsonb_agg(r.name order by r.name), '[]') from roles r
+       where r.oid <> 0 and pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')) as value
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'public'::pg_catalog.regnamespace and p.proname ~ '(^|_)video_jobs?_'
+  )
+  select jsonb_build_object(
+    'role', current_user,
+    'server_time', extract(epoch from clock_timestamp()),
+    'server_version', current_setting('server_version_num')::integer,
+    'tables', (select coalesce(jsonb_object_agg(t.name, t.value), '{}') from tables t),
+    'functions', (select coalesce(jsonb_object_agg(f.name, f.value), '{}') from functions f),
+    'published', exists (select from pg_catalog.pg_publication_tables t join pg_catalog.pg_publication p on p.pubname = t.pubname
+                         where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'
+                           and p.pubinsert and p.pubupdate and p.pubdelete),
+    'migrations', (select coalesce(jsonb_agg(m.name order by m.name), '[]') from public.video_job_migrations m))
+$$;
+
+-- Jobs that have not ended, by status, and how long the oldest has waited; reads their small indexes alone.
+create or replace function public.count_video_jobs_v1()
+returns table (status text, jobs bigint, oldest_seconds double precision)
+language sql stable set search_path = '' as $$
+  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
+    from public.video_jobs j where j.status = 'queued' group by j.status
+  union all
+  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
+    from public.video_jobs j where j.status = 'preparing' group by j.status
+  union all
+  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
+    from public.video_jobs j where j.status in ('submitted', 'running') group by j.status
+$$;
+
+revoke execute on function public.inspect_video_jobs_v1(), public.count_video_jobs_v1() from public, anon, authenticated;
+grant execute on function public.inspect_video_jobs_v1(), public.count_video_jobs_v1() to service_role;
+
+insert into public.video_job_migrations (name) values ('0006_inspect') on conflict do nothing;
+commit;
