@@ -334,6 +334,23 @@ def test_what_is_no_graph_is_refused_in_one_way(data: bytes) -> None:
     assert all(problem.encode() for problem in refusal.value.problems)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["NaN", "-Infinity", "1e999", '{"a": 1, "a": 2}', '"\\ud800"', "[" * 20 + "]" * 20,
+     "9" * 5000, "[" * 100_000 + "]" * 100_000],
+)  # fmt: skip
+def test_what_json_cannot_carry_is_refused_where_nothing_reads_it(value: str) -> None:
+    """It would come out again when the request is sent."""
+    text = SHIPPED.decode().replace('"_meta": {', f'"_meta": {{"x": {value}, ', 1)
+    with pytest.raises(WorkflowInvalid):
+        load_template(text)
+
+
+def test_a_mark_at_the_start_of_the_file_does_no_harm() -> None:
+    """Some editors write one."""
+    assert load_template(b"\xef\xbb\xbf" + SHIPPED) == load_template(SHIPPED)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner),

@@ -121,8 +121,7 @@ def test_a_given_seed_is_kept(value: int) -> None:
         ("steps", 7, "steps_invalid"), ("steps", "4", "steps_invalid"),
         ("steps", True, "steps_invalid"), ("prompt", "x" * 1001, "prompt_invalid"),
         ("prompt", 5, "prompt_invalid"), ("negative_prompt", {}, "prompt_invalid"),
-        ("width", 100, "size_invalid"), ("model", "Q5_0", "knob_forbidden"),
-        ("lora", "rank64", "knob_forbidden"), ("crf", 19, "knob_forbidden"),
+        ("width", 100, "size_invalid"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_its_code(wish: str, value: object, code: str) -> None:
@@ -156,7 +155,13 @@ def test_an_open_knob_takes_only_values_of_its_list(knob: str, good: Any, bad: A
     assert getattr(planned(policy=policy, **{knob: good}), knob) == good
     with pytest.raises(JobFailed) as refusal:
         planned(policy=policy, **{knob: bad})
-    assert refusal.value.code == "knob_forbidden"
+    assert refusal.value.code == "knob_invalid"
+
+
+@pytest.mark.parametrize(("knob", "value"), [("model", "Q4_0"), ("lora", []), ("crf", "x")])
+def test_a_knob_that_is_not_open_changes_nothing(knob: str, value: Any) -> None:
+    """The app may keep what it likes in its metadata."""
+    assert planned(**{knob: value}) == planned()
 
 
 @pytest.mark.parametrize("steps", [4, 5, 6])

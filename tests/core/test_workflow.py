@@ -117,6 +117,16 @@ def test_constants_get_the_values_that_nodes_are_linked_to() -> None:
     assert graph["14"]["inputs"]["width"] == ["50", 0]
 
 
+def test_a_size_that_stands_in_several_nodes_is_set_in_all_of_them() -> None:
+    """The scaler's and the windows' own."""
+    graph = shipped()
+    graph["13"]["inputs"] |= {"width": 480, "height": 832}
+    del graph["15"]
+    sent = graph_of(load_template(as_bytes(graph)), width=1280, height=720)
+    for key in ("13", "14"):
+        assert (sent[key]["inputs"]["width"], sent[key]["inputs"]["height"]) == (1280, 720)
+
+
 def test_the_end_of_a_crop_follows_the_plan() -> None:
     """In whole seconds, rounded up: 0:18 would have cut speech off."""
     graph = graph_of(load_template(as_bytes(with_audio_crop())))

@@ -24,7 +24,8 @@ from worker.core.errors import JobFailed
 from worker.core.frames import in_seconds, plan_frames
 from worker.core.guard import Template
 from worker.core.media import AudioFacts, ImageFacts
-from worker.core.plan import MAX_SEED, Plan, Wishes, make_plan, rounded
+from worker.core.plan import Plan, Wishes, make_plan, rounded
+from worker.core.wishes import MAX_SEED
 from worker.core.workflow import build_body
 from worker.settings import Settings, load_planning_settings
 

@@ -136,12 +136,11 @@ CODES: dict[str, CodeInfo] = {
         "A prompt is not text or is too long.",
         "Shorten the prompt; what stands in the message is the limit.",
     ),
-    "knob_forbidden": _info(
-        "operator",
+    "knob_invalid": _info(
+        "user",
         False,
-        "The job sets a knob (model, lora, crf) that the operator has not opened, "
-        "or to a value outside its list.",
-        "Leave the knob out, or let the operator allow it.",
+        "The job's metadata sets an open knob (model, lora, crf) to a value outside its list.",
+        "Use one of the values in the message, or leave the knob out.",
     ),
     "run_refused": _info(
         "operator",

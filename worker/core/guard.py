@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from worker.core.document import read_graph
 from worker.core.errors import WorkflowInvalid
 from worker.core.frames import FIRST_WINDOW, GUIDE_ADVANCE
 from worker.core.graph import (
@@ -17,7 +18,6 @@ from worker.core.graph import (
     check_cycles,
     literal,
     nodes_of,
-    read_graph,
     upstream,
 )
 from worker.core.pins import (

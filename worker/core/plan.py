@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -15,30 +15,13 @@ from worker.core.media import AudioFacts, ImageFacts
 from worker.core.notices import plan_notices, within_bytes
 from worker.core.policy import PlanPolicy
 from worker.core.sizes import plan_size
-from worker.core.text import safe_prompt
-from worker.core.tiers import CRF_RANGE, LORAS, MODELS, STEPS_RANGE, TIERS
+from worker.core.tiers import LORAS, MODELS, TIERS
+from worker.core.wishes import Wishes as Wishes
+from worker.core.wishes import crf_of, knob_of, prompt_of, quality_of, seed_of, steps_of
 
-MAX_PROMPT = 1000
-MAX_SEED = 999_999
 _REFERENCE_WORK = 1280 * 720 * 4
 _MAX_WARNING_BYTES = 2900
 _LONGEST_RUN = 6 * 24 * 3600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a row asks for, as it stands there: anything may be in it."""
-
-    width: object = None
-    height: object = None
-    quality: object = None
-    prompt: object = None
-    negative_prompt: object = None
-    seed: object = None
-    steps: object = None
-    model: object = None
-    lora: object = None
-    crf: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +97,9 @@ def make_plan(
     seed: Callable[[], int],
 ) -> Plan:
     """Plan one video; JobFailed says what is wrong with the row. `seed` draws 1 to 999999."""
-    quality = _choice(wishes.quality, "hd", TIERS, "quality_invalid", "quality")
+    quality = quality_of(wishes.quality)
     tier = TIERS[quality]
-    steps = _steps(wishes.steps, tier.steps)
+    steps = steps_of(wishes.steps, tier.steps)
     size = plan_size(
         wishes.width,
         wishes.height,
@@ -124,8 +107,8 @@ def make_plan(
         policy=policy.size_policy,
         max_pixels=policy.max_pixels,
     )
-    prompt, prompt_changed = _prompt(wishes.prompt, "prompt")
-    negative, negative_changed = _prompt(wishes.negative_prompt, "negative_prompt")
+    prompt, prompt_changed = prompt_of(wishes.prompt, "prompt")
+    negative, negative_changed = prompt_of(wishes.negative_prompt, "negative_prompt")
     frames = _frames(audio.seconds, template, policy)
     work = Fraction(size.width * size.height * steps, _REFERENCE_WORK)
     render = Fraction(str(policy.seconds_per_window)) * frames.sampled_windows * work
@@ -150,10 +133,10 @@ def make_plan(
         height=size.height,
         steps=steps,
         quality=quality,
-        model=_knob(wishes.model, "model", MODELS, tier.model, policy),
-        lora=_knob(wishes.lora, "lora", LORAS, tier.lora, policy),
-        crf=_crf(wishes.crf, policy),
-        seed=_seed(wishes.seed, seed),
+        model=knob_of(wishes.model, "model", MODELS, tier.model, policy),
+        lora=knob_of(wishes.lora, "lora", LORAS, tier.lora, policy),
+        crf=crf_of(wishes.crf, policy),
+        seed=seed_of(wishes.seed, seed),
         prompt=prompt,
         negative_prompt=negative,
         image_fit=policy.image_fit,
@@ -189,74 +172,6 @@ def _frames(audio: Fraction, template: Template, policy: PlanPolicy) -> FramePla
             f"does not cut. Cut the recording to that length.",
         )
     return frames
-
-
-def _choice(value: object, default: str, known: Collection[str], code: str, name: str) -> str:
-    if value is None:
-        return default
-    if isinstance(value, str) and value in known:
-        return value
-    raise JobFailed(code, f"The {name} must be one of: {', '.join(known)}.")
-
-
-def _whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _steps(value: object, default: int) -> int:
-    low, high = STEPS_RANGE
-    if value is None:
-        return default
-    if isinstance(value, int) and _whole(value, low, high):
-        return value
-    raise JobFailed("steps_invalid", f"The steps must be a whole number from {low} to {high}.")
-
-
-def _seed(value: object, draw: Callable[[], int]) -> int:
-    drawn = draw() if value is None or (value == 0 and _whole(value, 0, 0)) else value
-    if isinstance(drawn, int) and _whole(drawn, 1, MAX_SEED):
-        return drawn
-    raise JobFailed(
-        "seed_invalid",
-        f"The seed must be a whole number from 0 to {MAX_SEED}; 0 or nothing draws one.",
-    )
-
-
-def _prompt(value: object, name: str) -> tuple[str | None, bool]:
-    if value is None:
-        return None, False
-    if not isinstance(value, str) or len(value) > MAX_PROMPT:
-        raise JobFailed(
-            "prompt_invalid", f"The {name} must be text of at most {MAX_PROMPT} characters."
-        )
-    safe = safe_prompt(value)
-    return safe or None, safe != " ".join(value.split())
-
-
-def _knob(
-    value: object, name: str, known: Collection[str], default: str, policy: PlanPolicy
-) -> str:
-    if value is None:
-        return default
-    _require_open(name, policy)
-    return _choice(value, default, known, "knob_forbidden", name)
-
-
-def _crf(value: object, policy: PlanPolicy) -> int | None:
-    low, high = CRF_RANGE
-    if value is None:
-        return None
-    _require_open("crf", policy)
-    if isinstance(value, int) and _whole(value, low, high):
-        return value
-    raise JobFailed("knob_forbidden", f"The crf must be a whole number from {low} to {high}.")
-
-
-def _require_open(name: str, policy: PlanPolicy) -> None:
-    if name not in policy.open_knobs:
-        raise JobFailed(
-            "knob_forbidden", f"The operator has not opened the knob {name} to jobs; leave it out."
-        )
 
 
 def _cost(policy: PlanPolicy, render: Fraction) -> Decimal | None:
