@@ -26,7 +26,7 @@ from worker.core.errors import (
     TransientError,
 )
 from worker.core.guard import Template
-from worker.core.job import Job
+from worker.core.job import Job, JobStatus
 from worker.core.plan import Plan, Wishes, make_plan
 from worker.core.policy import PlanPolicy
 from worker.core.workflow import build_body
@@ -119,7 +119,7 @@ class Dispatcher:
         return self.breaker.seconds_to_probe(self._boot_time())
 
     def _start(self, job: Job, tasks: asyncio.TaskGroup) -> None:
-        claim = _Claim(job=job)
+        claim = _Claim(job=job, began=self._boot_time())
         self.working[job.id] = claim
         claim.task = tasks.create_task(self._work(claim), name=f"dispatch-{job.id}")
         METRICS.claims.inc()
@@ -162,6 +162,8 @@ class Dispatcher:
             self._trip(error.message, wait=error.retry_in)
         else:
             self.breaker.probed(self._boot_time(), None)
+            METRICS.breaker_open.set(0)
+            self._board.clear("runpod")
             log.info("runpod.probed", result="answers again")
 
     def _trip(self, reason: str, *, operator: bool = False, wait: float | None = None) -> None:
@@ -286,9 +288,10 @@ class Dispatcher:
             audio_url=inputs.audio_url,
             webhook=self._webhook_url(job.id, job.attempt),
         )
-        return await self._post(job, body)
+        return await self._post(claim, body)
 
-    async def _post(self, job: Job, body: dict[str, object]) -> bool:
+    async def _post(self, claim: _Claim, body: dict[str, object]) -> bool:
+        job = claim.job
         try:
             update = await self._runpod.submit(body)
         except RunPodRateLimited as error:
@@ -319,6 +322,7 @@ class Dispatcher:
         else:
             self._untrip()
             METRICS.submissions.labels("accepted").inc()
+            METRICS.claim_to_submit.observe(max(0.0, self._boot_time() - claim.began))
             await self._record(job, update.run_id)
             return True
         METRICS.submissions.labels("refused").inc()
@@ -347,16 +351,23 @@ class Dispatcher:
         """Write what is known of the POST; without it, the expired lease makes it unknown."""
         for _ in range(10):
             try:
-                await self._store.end_claim(job, ending)
+                _count_end(await self._store.end_claim(job, ending), ending)
                 return
             except StoreUnavailable:
                 await asyncio.sleep(AWAY_SECONDS)
 
     async def _end(self, job: Job, ending: ClaimEnding) -> None:
         try:
-            await self._store.end_claim(job, ending)
+            _count_end(await self._store.end_claim(job, ending), ending)
         except (StoreUnavailable, StoreRefused) as error:
             log.warning("job.left_to_its_lease", reason=error.message)
+
+
+def _count_end(row: Job | None, ending: ClaimEnding) -> None:
+    if row is not None and row.status.terminal:
+        code = ending.error_code if row.status is JobStatus.FAILED else None
+        METRICS.jobs_ended.labels(row.status.value, code or "").inc()
+        log.info("job.ended", outcome=row.status.value, code=code)
 
 
 def _wishes(job: Job) -> Wishes:

@@ -10,6 +10,7 @@ import structlog
 
 from worker.board import Board
 from worker.core.errors import TransientError
+from worker.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,7 @@ async def every(
         try:
             pause = await tick()
         except TransientError as error:
+            METRICS.loop_failures.labels(name).inc()
             if board.note(name, error.message, severity="down"):
                 log.warning("loop.waiting", loop=name, reason=error.message)
             pause = error.retry_in

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Mapping
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+from worker import __version__
 
 _MINUTES = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 
-
 PREFIX = "worker"
+LIVE = ("queued", "preparing", "submitted", "running")
 
 
 class Metrics:
@@ -16,12 +27,26 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        ProcessCollector(registry=registry)
+        self.build = Gauge("build", "Always 1.", ["version"], namespace=PREFIX, registry=registry)
+        self.build.labels(__version__).set(1)
         self.jobs = Gauge(
-            "jobs", "Rows by status.", ["status"], namespace=PREFIX, registry=registry
+            "jobs",
+            "Rows that have not ended, by status, as the last sweep saw them.",
+            ["status"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.oldest_job = Gauge(
+            "oldest_job_seconds",
+            "Age of the oldest row in that status; 0 when there is none.",
+            ["status"],
+            namespace=PREFIX,
+            registry=registry,
         )
         self.jobs_ended = Counter(
             "jobs_ended",
-            "Jobs that ended, by outcome and error code.",
+            "Jobs that this worker ended, by outcome and error code.",
             ["outcome", "code"],
             namespace=PREFIX,
             registry=registry,
@@ -31,7 +56,7 @@ class Metrics:
         )
         self.claim_to_submit = Histogram(
             "claim_to_submit_seconds",
-            "From the claim to RunPod's answer, media included.",
+            "From the claim to the run that RunPod accepted, media included.",
             buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
             namespace=PREFIX,
             registry=registry,
@@ -73,7 +98,7 @@ class Metrics:
         )
         self.runpod_answers = Counter(
             "runpod_answers",
-            "RunPod's answers by operation and HTTP status.",
+            "RunPod's answers by operation and HTTP status, or not_sent, broken, timeout.",
             ["operation", "code"],
             namespace=PREFIX,
             registry=registry,
@@ -99,6 +124,19 @@ class Metrics:
             namespace=PREFIX,
             registry=registry,
         )
+        self.doorbell_rings = Counter(
+            "doorbell_rings",
+            "Events heard, by kind: insert, cancel, retry, delete.",
+            ["kind"],
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.doorbell_lost = Counter(
+            "doorbell_lost",
+            "Realtime sessions that ended in failure.",
+            namespace=PREFIX,
+            registry=registry,
+        )
         self.doorbell_missed = Counter(
             "doorbell_missed",
             "Rows that the sweep found and no event had told of.",
@@ -108,6 +146,13 @@ class Metrics:
         self.recovered = Counter(
             "leases_expired",
             "Rows taken back from a lease that ran out.",
+            namespace=PREFIX,
+            registry=registry,
+        )
+        self.loop_failures = Counter(
+            "loop_failures",
+            "Ticks that met trouble which passes, by loop.",
+            ["loop"],
             namespace=PREFIX,
             registry=registry,
         )
@@ -123,6 +168,13 @@ class Metrics:
             namespace=PREFIX,
             registry=registry,
         )
+
+    def count_jobs(self, counts: Mapping[str, tuple[int, float]]) -> None:
+        """Show rows and the oldest one's age, by status; a status that is not named has none."""
+        for status in LIVE:
+            number, oldest = counts.get(status, (0, 0.0))
+            self.jobs.labels(status).set(number)
+            self.oldest_job.labels(status).set(oldest)
 
     def text(self) -> bytes:
         """The exposition format."""

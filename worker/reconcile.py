@@ -294,12 +294,21 @@ class Reconciler:
         for part in decision.change.submissions:
             if part.ended:
                 await self._forget(case, part.attempt, decision)
+        parts = decision.change.submissions
+        sub = case.submission(parts[-1].attempt) if parts else None
+        what = {
+            "job_id": case.job_id,
+            "attempt": sub.attempt if sub else None,
+            "run_id": sub.runpod_job_id if sub else None,
+            "outcome": decision.outcome,
+        }
         if decision.change.completed:
             outcome = str(job.get("status"))
-            METRICS.jobs_ended.labels(outcome, job.get("error_code") or "").inc()
-            log.info("job.ended", job_id=case.job_id, outcome=decision.outcome)
+            code = job.get("error_code") or ""
+            METRICS.jobs_ended.labels(outcome, code).inc()
+            log.info("job.ended", **what, status=outcome, code=code or None)
         elif decision.outcome not in ("running", "waiting", "waiting_gpu", "unchanged"):
-            log.info("job.changed", job_id=case.job_id, outcome=decision.outcome)
+            log.info("job.changed", **what)
         if decision.cancel:
             await asyncio.gather(*(self._cancel(sub) for sub in decision.cancel))
         if job or decision.change.completed:

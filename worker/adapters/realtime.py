@@ -21,6 +21,7 @@ from worker.adapters.realtime_session import (
     Session,
     Timings,
 )
+from worker.metrics import METRICS
 
 __all__ = ["Pace", "RealtimeDoorbell", "Ring", "RingKind", "Timings"]
 
@@ -125,6 +126,7 @@ class RealtimeDoorbell:
                 continue
             self.reason = ending.reason
             self.rebuilds += 1
+            METRICS.doorbell_lost.inc()
             delay = self._delay(ending)
             log.warning("doorbell.lost", reason=ending.reason, retry_in=round(delay, 1))
             await asyncio.sleep(delay)
@@ -162,6 +164,7 @@ class RealtimeDoorbell:
         self._heard = True
         self._silent_misses = 0
         self.rings[ring.kind.value] += 1
+        METRICS.doorbell_rings.labels(ring.kind.value).inc()
         self._call("on_ring", self._on_ring, ring)
 
     def _ready(self) -> None:

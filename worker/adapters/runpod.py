@@ -31,6 +31,7 @@ from worker.core.errors import (
 )
 from worker.core.health import Health, parse_health
 from worker.core.run import RunBodyInvalid, RunUpdate, parse_run
+from worker.metrics import METRICS
 
 # RunPod's own check of run ids; it also keeps a foreign id from changing the path of a request.
 _ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -44,6 +45,7 @@ _GET_SECONDS = 30.0
 _MAX_CONCURRENT = 32
 # /cancel is limited to 100 per 10 s and 20 at a time, far tighter than everything else.
 _MAX_CONCURRENT_CANCELS = 5
+_FAULTS = {NotSent: "not_sent", Broken: "broken", TimeoutError: "timeout"}
 
 
 class RunPodApi:
@@ -137,15 +139,19 @@ class RunPodApi:
                     headers={"Content-Type": "application/json"},
                 )
         except NotSent as error:
+            _count("run", "not_sent")
             raise RunPodUnavailable(None, f"RunPod cannot be reached ({error}).") from error
         except Broken as error:
+            _count("run", "broken")
             raise SubmissionUnknown(
                 f"No answer of RunPod to the submission ({error}); it may have been accepted."
             ) from error
         except TimeoutError as error:
+            _count("run", "timeout")
             raise SubmissionUnknown(
                 "RunPod did not finish its answer to the submission; it may have been accepted."
             ) from error
+        _count("run", str(answer.status))
         return self._submitted(answer)
 
     def _submitted(self, answer: Answer) -> RunUpdate:
@@ -174,7 +180,7 @@ class RunPodApi:
     async def status(self, run_id: str, *, endpoint_id: str | None = None) -> RunUpdate:
         """GET /status: RunGone on 404, else RunPodUnavailable, RunPodRateLimited, OperatorFault."""
         url = self._url(endpoint_id, "status", run_id)
-        answer = await self._ask("GET", url)
+        answer = await self._ask("status", "GET", url)
         if answer.status == 404:
             raise RunGone
         self._expect_ok(answer)
@@ -189,39 +195,41 @@ class RunPodApi:
         """POST /cancel, best effort: keep polling until the run is terminal. RunGone on 404."""
         url = self._url(endpoint_id, "cancel", run_id)
         async with self._cancels:
-            answer = await self._ask("POST", url)
+            answer = await self._ask("cancel", "POST", url)
         if answer.status == 404:
             raise RunGone
         self._expect_ok(answer)
 
     async def health(self, *, endpoint_id: str | None = None) -> Health:
         """GET /health: the endpoint's counters; 404 is an OperatorFault (no such endpoint)."""
-        answer = await self._ask("GET", self._url(endpoint_id, "health"))
+        answer = await self._ask("health", "GET", self._url(endpoint_id, "health"))
         self._expect_ok(answer)
         try:
             return parse_health(answer.json())
         except ValueError as error:
             raise RunPodUnavailable(answer.status, "RunPod's /health is unreadable.") from error
 
-    async def _ask(self, method: str, url: str) -> Answer:
+    async def _ask(self, operation: str, method: str, url: str) -> Answer:
         """Send a request that may be repeated: once more after a passing fault."""
         try:
-            answer = await self._ask_once(method, url)
+            answer = await self._ask_once(operation, method, url)
         except RunPodUnavailable:
             answer = None
         if answer is not None and answer.status not in (500, 502, 503, 504):
             return answer
         await asyncio.sleep(self._retry_pause * (0.5 + self._jitter()))
-        return await self._ask_once(method, url)
+        return await self._ask_once(operation, method, url)
 
-    async def _ask_once(self, method: str, url: str) -> Answer:
+    async def _ask_once(self, operation: str, method: str, url: str) -> Answer:
         async with self._requests:
             try:
                 async with asyncio.timeout(_GET_SECONDS):
                     answer = await exchange(self._pooled, method, url)
             except (NotSent, Broken, TimeoutError) as error:
                 why = str(error) or "no whole answer in time"
+                _count(operation, _FAULTS[type(error)])
                 raise RunPodUnavailable(None, f"RunPod does not answer ({why}).") from error
+        _count(operation, str(answer.status))
         return answer
 
     def _expect_ok(self, answer: Answer) -> None:
@@ -244,6 +252,10 @@ class RunPodApi:
         if not _ID.fullmatch(run_id):
             raise RunGone("The run's id has a form that RunPod never uses.")
         return f"{self._base}/{endpoint}/{action}/{run_id}"
+
+
+def _count(operation: str, code: str) -> None:
+    METRICS.runpod_answers.labels(operation, code).inc()
 
 
 def _split_endpoint(url: str) -> tuple[str, str]:

@@ -149,6 +149,11 @@ class SupabaseStore:
         """Write the first places of the line into queue_position; returns how many rows changed."""
         return int(await self._call("refresh_video_job_queue_v1", p_places=places))
 
+    async def count(self) -> dict[str, tuple[int, float]]:
+        """Rows that have not ended and the oldest one's age in seconds, by status."""
+        rows = await self._call("count_video_jobs_v1")
+        return {row["status"]: (row["jobs"], row["oldest_seconds"]) for row in rows}
+
     async def prune(self, keep_days: int) -> None:
         """Forget old timeline entries and the ended submissions of deleted jobs."""
         await self._call("prune_video_job_history_v1", p_keep_days=keep_days)

@@ -68,6 +68,7 @@ class Job:
     progress: int = 0
     progress_source: str | None = None
     phase_detail: str | None = None
+    error_code: str | None = None
     crashes: int = 0
     lease_left: float | None = None
     ending_code: str | None = None
