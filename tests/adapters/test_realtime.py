@@ -3,89 +3,21 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from uuid import uuid4
 
 import pytest
 
+from tests.adapters.realtime_ears import KEY, Ears, listening, silent, state_of, until
 from tests.adapters.realtime_server import Manners, Peer, Realtime, Recording, accept, realtime
 from worker.adapters.realtime import Pace, RealtimeDoorbell, Ring, RingKind, Timings
 from worker.adapters.realtime_session import Ending
 
-KEY = "plain0word0without0prefix"
 # The library reads attributes that its own websockets release has deprecated.
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:ConnectionClosed\.(code|reason) is deprecated:DeprecationWarning"
 )
-QUICK = Timings(join=1, ready=0.5, check=0.02, heartbeat=0.1, heartbeat_answer=1, close=0.3)
-PACE = Pace(first=0.01, longest=0.05, rate_limited=0.05)
-
-
-@dataclass
-class Ears:
-    """A running doorbell and what it told; `troubles` are state and reason at each failure."""
-
-    bell: RealtimeDoorbell
-    troubles: list[tuple[str, str | None]]
-    rings: "asyncio.Queue[Ring]" = field(default_factory=asyncio.Queue)
-    readies: "asyncio.Queue[None]" = field(default_factory=asyncio.Queue)
-
-    async def ready(self) -> None:
-        async with asyncio.timeout(15):
-            await self.readies.get()
-
-    async def ring(self) -> Ring:
-        async with asyncio.timeout(15):
-            return await self.rings.get()
-
-
-def _ears(url: str, timings: Timings, pace: Pace) -> Ears:
-    rings: asyncio.Queue[Ring] = asyncio.Queue()
-    readies: asyncio.Queue[None] = asyncio.Queue()
-    troubles: list[tuple[str, str | None]] = []
-
-    def jitter() -> float:
-        # Drawn whenever a session fails: the one moment at which its reason stands for certain.
-        troubles.append((bell.state, bell.reason))
-        return 0.5
-
-    bell = RealtimeDoorbell(
-        url=url,
-        key=KEY,
-        on_ring=rings.put_nowait,
-        on_ready=lambda: readies.put_nowait(None),
-        timings=timings,
-        pace=pace,
-        jitter=jitter,
-    )
-    return Ears(bell, troubles, rings, readies)
-
-
-@asynccontextmanager
-async def listening(
-    server: Realtime, timings: Timings = QUICK, pace: Pace = PACE
-) -> AsyncIterator[Ears]:
-    ears = _ears(server.url, timings, pace)
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(ears.bell.run())
-        try:
-            yield ears
-        finally:
-            task.cancel()
-
-
-def state_of(ears: Ears) -> str:
-    """Asked by a function, because mypy takes a property for unchanging."""
-    return ears.bell.state
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.005)
 
 
 async def works(server: Realtime, ears: Ears) -> None:
@@ -103,7 +35,7 @@ async def works(server: Realtime, ears: Ears) -> None:
 
 
 async def test_insert_cancel_retry_and_delete_ring_each_by_its_name():
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         peer = await server.peer()
         await peer.change("INSERT", {"id": "a", "status": "queued"})
@@ -121,7 +53,7 @@ async def test_insert_cancel_retry_and_delete_ring_each_by_its_name():
 
 
 async def test_our_own_progress_updates_are_not_subscribed_to():
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         peer = await server.peer()
         wanted = [(b["event"], b["schema"], b["table"], b.get("filter")) for b in peer.bindings]
@@ -137,7 +69,7 @@ async def test_our_own_progress_updates_are_not_subscribed_to():
 
 
 async def test_an_event_with_errors_rings_all_the_same():
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         peer = await server.peer()
         too_large = ["Error 413: Payload Too Large"]
@@ -182,7 +114,10 @@ async def test_the_sweep_is_asked_for_when_changes_flow_and_not_at_the_join():
         await peer.system("ok", "Subscribed to PostgreSQL")
 
     patient = Timings(join=1, ready=20, check=0.02)
-    async with realtime(Manners(join=join)) as server, listening(server, patient) as ears:
+    async with (
+        realtime(Manners(join=join)) as server,
+        listening(server.url, timings=patient) as ears,
+    ):
         peer = await server.peer()
         await until(lambda: bool(peer.bindings))
         assert state_of(ears) == "connecting"
@@ -244,7 +179,7 @@ FAULTS: dict[str, Callable[[Peer], Awaitable[None]]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_session_that_goes_wrong_is_replaced_by_a_new_socket(fault):
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         peer = await server.peer()
         session = ears.bell._session
@@ -301,7 +236,7 @@ async def garbage(peer: Peer, ref: str) -> None:
     ],
 )
 async def test_a_session_that_never_works_is_replaced_and_says_why(manners, reason):
-    async with realtime(manners) as server, listening(server) as ears:
+    async with realtime(manners) as server, listening(server.url) as ears:
         if manners.heartbeats is False:
             await ears.ready()
         await works(server, ears)
@@ -312,14 +247,14 @@ async def test_a_session_that_never_works_is_replaced_and_says_why(manners, reas
 
 
 async def test_frames_that_nobody_understands_are_passed_over():
-    async with realtime(Manners(join=garbage)) as server, listening(server) as ears:
+    async with realtime(Manners(join=garbage)) as server, listening(server.url) as ears:
         await works(server, ears)
         assert ears.bell.sessions == 1
 
 
 async def test_a_server_that_is_away_for_many_attempts_is_found_again():
     """The library alone gives up for good after its fifth attempt."""
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         await server.peer()
         await server.stop()
@@ -332,7 +267,7 @@ async def test_a_server_that_is_away_for_many_attempts_is_found_again():
 
 async def test_a_socket_is_renewed_when_its_time_is_over_without_any_alarm():
     short = Timings(join=1, check=0.02, recycle=0.1)
-    async with realtime() as server, listening(server, short) as ears:
+    async with realtime() as server, listening(server.url, timings=short) as ears:
         first = await server.peer()
         for _ in range(3):
             await ears.ready()
@@ -343,7 +278,7 @@ async def test_a_socket_is_renewed_when_its_time_is_over_without_any_alarm():
 
 
 async def test_a_reading_task_that_has_died_is_noticed():
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         await server.peer()
         session = ears.bell._session
@@ -356,7 +291,7 @@ async def test_a_reading_task_that_has_died_is_noticed():
 
 
 async def test_heartbeats_of_ours_are_answered_and_keep_the_session():
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         peer = await server.peer()
         await until(lambda: peer.heartbeats > 4)
@@ -365,7 +300,7 @@ async def test_heartbeats_of_ours_are_answered_and_keep_the_session():
 
 async def test_rows_that_the_sweep_finds_again_and_again_replace_a_deaf_session():
     """After a restart of Postgres, or beyond the rate limit, all looks well and nothing comes."""
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         await ears.ready()
         peer = await server.peer()
         for _ in range(2):
@@ -383,7 +318,7 @@ async def test_rows_that_the_sweep_finds_again_and_again_replace_a_deaf_session(
 
 
 async def test_a_row_from_before_the_doorbell_was_ready_is_no_miss():
-    async with realtime() as server, listening(server) as ears:
+    async with realtime() as server, listening(server.url) as ears:
         for _ in range(5):
             ears.bell.missed()
         await ears.ready()
@@ -393,7 +328,7 @@ async def test_a_row_from_before_the_doorbell_was_ready_is_no_miss():
 
 
 async def test_failures_in_a_row_are_further_and_further_apart():
-    bell = _ears("http://127.0.0.1:9", QUICK, Pace(first=1, longest=10)).bell
+    bell = silent("http://127.0.0.1:9", pace=Pace(first=1, longest=10)).bell
     bell._jitter = lambda: 1.0
     lost = Ending(reason="lost")
     assert [bell._delay(lost) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
@@ -424,7 +359,7 @@ async def test_the_key_goes_to_the_server_and_into_no_log(caplog, capsys):
         await peer.send("phx_reply", {"status": "error", "response": reason}, ref)
 
     first, second = Manners(join=unreadable), Manners(join=echo_key)
-    async with realtime(first, second) as server, listening(server) as ears:
+    async with realtime(first, second) as server, listening(server.url) as ears:
         await ears.ring()
         peer = await server.peer()
         assert peer.token == KEY
@@ -447,7 +382,7 @@ async def test_the_key_goes_to_the_server_and_into_no_log(caplog, capsys):
 async def test_the_frames_of_a_real_server_ring_once_for_each_row(name):
     recording = Recording.load(name)
     manners = Manners(join=recording.play)
-    async with realtime(manners) as server, listening(server) as ears:
+    async with realtime(manners) as server, listening(server.url) as ears:
         await ears.ready()
         inserts, deletes = recording.changes("INSERT"), recording.changes("DELETE")
         rings = [await ears.ring() for _ in range(len(inserts) + len(deletes))]
@@ -470,7 +405,7 @@ async def test_the_frames_of_a_real_server_ring_once_for_each_row(name):
 )
 async def test_a_session_that_a_real_server_ended_is_replaced(name, reason):
     recording = Recording.load(name)
-    async with realtime(Manners(join=recording.play)) as server, listening(server) as ears:
+    async with realtime(Manners(join=recording.play)) as server, listening(server.url) as ears:
         await until(lambda: ears.bell.rebuilds == 1)
         for job_id in recording.changes("INSERT"):
             assert (await ears.ring()).job_id == job_id
@@ -480,7 +415,7 @@ async def test_a_session_that_a_real_server_ended_is_replaced(name, reason):
 
 async def test_without_the_right_to_read_the_rows_nothing_rings_and_misses_are_noticed():
     recording = Recording.load("no_select_grant")
-    async with realtime(Manners(join=recording.play)) as server, listening(server) as ears:
+    async with realtime(Manners(join=recording.play)) as server, listening(server.url) as ears:
         await ears.ready()
         assert json.dumps(recording.lines).count("Error 401") > 1
         for _ in range(3):
