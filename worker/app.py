@@ -191,6 +191,8 @@ class App:
         METRICS.recovered.inc(len(recovered))
         for job in recovered:
             log.info("job.recovered", job_id=job.id, attempt=job.attempt, status=job.status.value)
+            if job.status.terminal:
+                METRICS.jobs_ended.labels(job.status.value, job.error_code or "").inc()
         await self.store.refresh_queue(100)
         self._dispatch_wakeup.set()
         if self.doorbell.state != "ready":
@@ -198,6 +200,7 @@ class App:
             self.board.note("realtime", reason)
         else:
             self.board.clear("realtime")
+        METRICS.count_jobs(await self.store.count())
         return None
 
     async def keep_house(self) -> float | None:

@@ -15,6 +15,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from worker.core.errors import SettingsInvalid
 from worker.core.policy import PlanPolicy
 
+STAND_INS = {
+    "SUPABASE_URL": "http://unset.invalid",
+    "SUPABASE_SERVICE_ROLE_KEY": "unset",
+    "RUNPOD_API_KEY": "unset",
+    "RUNPOD_ENDPOINT_ID": "unset",
+}
 RUNPOD_BASE = "https://api.runpod.ai/v2"
 NameList = Annotated[tuple[str, ...], NoDecode]
 SecretList = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -228,6 +234,15 @@ class Settings(BaseSettings):
         )
 
     @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret value, for whoever must keep them out of what is printed."""
+        secrets = (self.supabase_service_role_key, self.runpod_api_key, *self.webhook_secret)
+        found = [one.get_secret_value() for one in secrets]
+        if self.database_url is not None:
+            found.append(self.database_url.get_secret_value())
+        return tuple(found)
+
+    @property
     def webhooks(self) -> bool:
         """Whether runs carry a webhook URL."""
         return bool(self.public_url and self.webhook_secret)
@@ -248,6 +263,27 @@ def load_table_settings(environment: dict[str, str] | None = None) -> Settings:
     env = dict(os.environ) if environment is None else environment
     kept = {name: value for name, value in env.items() if not name.startswith("RUNPOD_")}
     return load_settings(kept | {"RUNPOD_ENDPOINT_ID": "unused", "RUNPOD_API_KEY": "unused"})
+
+
+def load_what_is_right(
+    environment: dict[str, str] | None = None,
+) -> tuple[Settings, dict[str, str]]:
+    """For diagnosis: settings with defaults for what is wrong, and each problem by its name.
+
+    A setting that has no default and is missing or wrong is a word that stands for nothing.
+    """
+    env = dict(os.environ if environment is None else environment)
+    problems: dict[str, str] = {}
+    while True:
+        try:
+            return load_settings(env), problems
+        except SettingsInvalid as error:
+            for problem in error.problems:
+                name, _, said = problem.partition(": ")
+                problems.setdefault(name, said)
+                env[name] = STAND_INS.get(name, "")
+                if name == "RUNPOD_ENDPOINT_ID":
+                    env.pop("RUNPOD_ENDPOINT_URL", None)
 
 
 def database_url() -> str | None:

@@ -21,7 +21,7 @@ def run() -> None:
     """Take rows of video_jobs and turn them into videos until SIGTERM or Ctrl-C."""
     try:
         settings = load_settings()
-        set_up_logs(level=settings.log_level, style=settings.log_format)
+        set_up_logs(level=settings.log_level, style=settings.log_format, secrets=settings.secrets)
         code = run_daemon(settings)
     except (SettingsInvalid, WorkflowInvalid) as error:
         what = "settings" if isinstance(error, SettingsInvalid) else "workflow template"
