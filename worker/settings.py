@@ -205,6 +205,14 @@ class Settings(BaseSettings):
             raise ValueError("must be a full URL like https://host")
         return value.rstrip("/")
 
+    @field_validator("supabase_service_role_key", "runpod_api_key")
+    @classmethod
+    def _one_word(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("must be one word of plain characters; copy the whole key again")
+        return value
+
     @field_validator("webhook_secret")
     @classmethod
     def _long_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -278,12 +286,17 @@ def load_what_is_right(
         try:
             return load_settings(env), problems
         except SettingsInvalid as error:
+            named = {problem.partition(": ")[0] for problem in error.problems}
+            if named <= problems.keys():
+                raise
             for problem in error.problems:
                 name, _, said = problem.partition(": ")
                 problems.setdefault(name, said)
                 env[name] = STAND_INS.get(name, "")
                 if name == "RUNPOD_ENDPOINT_ID":
                     env.pop("RUNPOD_ENDPOINT_URL", None)
+                if name == "PUBLIC_URL":
+                    env.pop("FLY_APP_NAME", None)
 
 
 def database_url() -> str | None:
@@ -295,7 +308,7 @@ def load_settings(environment: dict[str, str] | None = None) -> Settings:
     """Read the environment; SettingsInvalid has one line per problem and never a value."""
     env = dict(os.environ) if environment is None else environment
     values = {
-        name: env[name.upper()]
+        name: env[name.upper()].strip()
         for name in Settings.model_fields
         if env.get(name.upper(), "").strip()
     }
