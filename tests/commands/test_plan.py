@@ -1,8 +1,10 @@
 """`frames`, `plan` and `request` need no account and answer exactly."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from uuid import UUID
 
 import pytest
@@ -160,6 +162,39 @@ def test_addresses_that_a_row_may_not_name_are_refused_here_too(run: Run, url: s
     """The command fetches no more than the worker would."""
     answer = run("plan", url, "--json")
     assert (answer.code, answer.json["error_code"]) == (2, "input_forbidden")
+
+
+@pytest.fixture
+def served(speech: Path, landscape: Path) -> Iterator[str]:
+    """The base address of a server that has the speech and the picture."""
+    files = {"/speech": speech.read_bytes(), "/picture": landscape.read_bytes()}
+
+    class Files(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = files.get(self.path, b"")
+            self.send_response(200 if body else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_plan_for_addresses(run: Run, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetched as the worker would, and the same answer as for files."""
+    monkeypatch.setenv("INPUT_ALLOW_PRIVATE_HOSTS", served.removeprefix("http://"))
+    answer = run("plan", f"{served}/speech", "--image", f"{served}/picture", "--json")
+    assert (answer.code, answer.json["frames"], answer.json["render_width"]) == (0, 153, 1280)
+    away = run("plan", f"{served}/away", "--json")
+    assert (away.code, away.json["error_code"]) == (1, "audio_unreachable")
 
 
 def test_the_request_is_the_body_of_run(run: Run) -> None:
