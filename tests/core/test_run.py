@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from worker.core.errors import CODES
 from worker.core.failures import classify_failure
 from worker.core.run import RunBodyInvalid, RunState, RunUpdate, parse_run
-from worker.core.text import one_line, redact
+from worker.core.text import one_line, redact, safe_prompt
 
 SHAPES = json.loads(
     (Path(__file__).parents[1] / "data" / "runpod" / "production_shapes.json").read_text()
@@ -276,6 +276,17 @@ def test_messages_are_for_people() -> None:
 def test_secrets_leave_texts(text: str, clean: str) -> None:
     """Before anything is stored or shown."""
     assert redact(text) == clean
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize(
+    "piece", ["a-", "token", "eyJ", "https://", ":1 ", "(a:1", "=x ", "Bearer "]
+)
+def test_long_texts_take_no_long_time(piece: str) -> None:
+    """Megabytes of what almost matches."""
+    redact(piece * 500_000)
+    failed(piece * 500_000)
+    safe_prompt(piece * 300 + "x")
 
 
 def test_one_line_is_one_line() -> None:

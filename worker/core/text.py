@@ -12,7 +12,7 @@ _SECRETS = (
     re.compile(r"\brpa_\w+"),
     re.compile(r"(?i)\bBearer\s+\S+"),
     re.compile(
-        r"(?i)\b[\w-]*(?:token|secret|password|passwd|api_?-?key|signature|credential)s?"
+        r"(?i)\b[\w-]{0,40}?(?:token|secret|password|passwd|api_?-?key|signature|credential)s?"
         r"[\"']?\s*[=:]\s*[\"']?[^\s\"'&,;})]+"
     ),
 )
@@ -20,7 +20,7 @@ _HIDDEN = "[hidden]"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _SPACES = re.compile(r" {2,}")
-_WEIGHT = re.compile(r"(?: ?: ?[\d.]+ ?)+(?=\))")
+_WEIGHT = re.compile(r"(?: ?: ?[\d.]+)+ ?(?=\))")
 
 
 def storable(text: str) -> str:
@@ -30,7 +30,8 @@ def storable(text: str) -> str:
 
 def redact(text: str, *, limit: int = 2000) -> str:
     """Return at most `limit` characters of the text without keys, tokens and query strings."""
-    clean = _WEBHOOK.sub(rf"\1/{_HIDDEN}", storable(text))
+    # What lies far beyond the limit is not read: a run's error may have megabytes.
+    clean = _WEBHOOK.sub(rf"\1/{_HIDDEN}", storable(text[: 4 * limit + 4000]))
     clean = _URL.sub(lambda match: _without_query(match.group()), clean)
     for pattern in _SECRETS:
         clean = pattern.sub(_HIDDEN, clean)
