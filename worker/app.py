@@ -28,7 +28,7 @@ from worker.core.change import Limits
 from worker.core.errors import TransientError, WorkflowInvalid
 from worker.core.guard import Template, load_template
 from worker.core.job import Job
-from worker.dispatch import DispatchPolicy, Dispatcher
+from worker.dispatch import Dispatcher, DispatchPolicy
 from worker.loop import Heartbeats, Wakeup, every
 from worker.metrics import METRICS
 from worker.ports import ClaimLimits
@@ -77,6 +77,8 @@ class App:
     def __init__(self, settings: Settings, template: Template, http: httpx.AsyncClient) -> None:
         self.settings = settings
         self.template = template
+        # Names this process on its leases.
+        self.owner = str(uuid.uuid4())
         self.board = Board()
         self.beats = Heartbeats()
         self.stop = asyncio.Event()
@@ -119,7 +121,7 @@ class App:
         )
         self.store = SupabaseStore(
             client,
-            owner=str(uuid.uuid4()),
+            owner=self.owner,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.poll_seconds,
             endpoint_id=self.runpod.endpoint_id,
@@ -330,17 +332,18 @@ async def serve(settings: Settings) -> None:
                     loop = asyncio.get_running_loop()
                     for name in (signal.SIGTERM, signal.SIGINT):
                         loop.add_signal_handler(name, app.draining.set)
-                    _announce(settings, template)
+                    _announce(settings, template, app.owner)
                     await app.run(server_socket)
                     log.info("app.stopped")
                 finally:
                     app.desk.close()
 
 
-def _announce(settings: Settings, template: Template) -> None:
+def _announce(settings: Settings, template: Template, owner: str) -> None:
     log.info(
         "app.started",
         version=__version__,
+        owner=owner,
         port=settings.port,
         endpoint=settings.runpod_endpoint_id,
         webhooks=settings.webhooks,

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     )
     queue_deadline_seconds: float = Field(
         default=3600,
-        ge=60,
+        gt=0,
         description="How long a run may wait at RunPod while no other starts there.",
     )
     seconds_per_window: float = Field(
