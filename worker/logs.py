@@ -5,81 +5,110 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
+
+from worker.core import text as texts
 
 _SECRET_KEYS = re.compile(
     r"key|token|secret|authorization|password|signature|apikey|database_url|webhook$|^input$|^body$",
     re.IGNORECASE,
 )
 _HARMLESS_KEYS = frozenset({"idempotency_key", "loop", "keys"})
-# JWTs, RunPod and Supabase keys, credentials in URLs, query strings, and our webhook paths.
-_SECRET_TEXTS = (
-    (re.compile(r"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"), "[token]"),
-    (re.compile(r"\b(?:sb_secret|sb_publishable|rpa|rps)_[\w-]{6,}", re.IGNORECASE), "[key]"),
-    (re.compile(r"(?i)\bbearer\s+[^\s\"',]+"), "Bearer [token]"),
-    (re.compile(r"(\w+://)[^/\s:@\"']+:[^/\s@\"']+@"), r"\1[credentials]@"),
-    (re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]+"), r"\1?[query]"),
-    (re.compile(r"(/webhooks/runpod/[^/\s]+/\d+/)[0-9a-f]+"), r"\1[signature]"),
-)
+# What core/text.py leaves, as errors are shown to people there: other schemes than http, and
+# RunPod's requests, whose `input` holds a whole workflow with people's prompts and addresses.
+_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@", re.IGNORECASE)
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]+)\?[^\s\"'<>]+", re.IGNORECASE)
+_OLD_RUNPOD_KEY = re.compile(r"\b[A-Z0-9]{40}\b")
+_INPUT = re.compile(r"([\"']input[\"']\s*:\s*)\{.*")
 _LIMIT = 4000
+# The end of a traceback names the error, so a long one loses its middle.
+_TRACEBACK_LIMIT = 12_000
+# These print URLs with keys, row data, or one line per request.
+_CHATTY = (
+    "asyncio", "httpx", "httpcore", "hpack", "websockets", "realtime", "PIL", "libav", "uvicorn",
+)  # fmt: skip
+_OWN = ("level", "timestamp", "logger")
+_TRACEBACKS = ("exception", "stack")
 
 
-def redact_text(text: str) -> str:
-    """The text without keys, tokens, signed query strings and webhook signatures."""
-    for pattern, instead in _SECRET_TEXTS:
-        text = pattern.sub(instead, text)
-    return text if len(text) <= _LIMIT else text[:_LIMIT] + "…"
+class Redactor:
+    """Takes secrets out of whatever is logged: known ones by value, others by their look."""
 
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        # The longest first: one secret may begin with another.
+        self._secrets = sorted({one for one in secrets if len(one) >= 8}, key=len, reverse=True)
 
-def redact(value: object, depth: int = 0) -> object:
-    """The same for anything that may be logged; whole inputs and bodies are left out."""
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, Mapping):
-        if depth > 4:
-            return "[…]"
-        return {
-            str(name): "[left out]" if _is_secret(str(name)) else redact(inner, depth + 1)
-            for name, inner in value.items()
-        }
-    if isinstance(value, list | tuple | set | frozenset):
-        return [redact(inner, depth + 1) for inner in list(value)[:50]]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return redact_text(str(value))
+    def text(self, text: str, *, limit: int = _LIMIT) -> str:
+        """The text without keys, tokens, signed query strings and webhook signatures."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[secret]")
+        text = texts.redact(text, limit=10 * _TRACEBACK_LIMIT)
+        text = _QUERY.sub(r"\1", _CREDENTIALS.sub(r"\1", text))
+        text = _INPUT.sub(r"\1[left out]", _OLD_RUNPOD_KEY.sub("[key]", text))
+        if len(text) <= limit:
+            return text
+        return f"{text[: limit // 2]}\n[…]\n{text[-limit // 2 :]}"
+
+    def value(self, value: object, depth: int = 0) -> object:
+        """The same for anything that may be logged; whole inputs and bodies are left out."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            if depth > 4:
+                return "[…]"
+            return {
+                str(name): "[left out]" if _is_secret(str(name)) else self.value(inner, depth + 1)
+                for name, inner in value.items()
+            }
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.value(inner, depth + 1) for inner in list(value)[:50]]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return self.text(str(value))
+
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """structlog's processor; other libraries' messages come as `event`."""
+        for name, value in list(event.items()):
+            if name in _OWN or name.startswith("_"):
+                continue
+            if name in _TRACEBACKS:
+                event[name] = self.text(str(value), limit=_TRACEBACK_LIMIT)
+            else:
+                event[name] = "[left out]" if _is_secret(name) else self.value(value)
+        return event
 
 
 def _is_secret(name: str) -> bool:
     return name not in _HARMLESS_KEYS and _SECRET_KEYS.search(name) is not None
 
 
-def _redact_event(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    for name in list(event):
-        if name in ("event", "level", "timestamp", "logger"):
-            continue
-        event[name] = "[left out]" if _is_secret(name) else redact(event[name])
-    return event
+def set_up_logs(*, level: str, style: str, stream: Any = None, secrets: Iterable[str] = ()) -> None:
+    """Configure structlog and standard logging alike; `style` is auto, json or console.
 
-
-def set_up_logs(*, level: str, style: str, stream: Any = None) -> None:
-    """Configure structlog and standard logging alike; `style` is auto, json or console."""
+    `secrets` never appear, whatever they look like.
+    """
     stream = sys.stdout if stream is None else stream
     console = style == "console" or (style == "auto" and stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
-        _redact_event,
+        Redactor(secrets),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty(), event_key="event")
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            event_key="event",
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -99,6 +128,5 @@ def set_up_logs(*, level: str, style: str, stream: Any = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # These print URLs with keys, row data, or one line per request.
-    for name in ("httpx", "httpcore", "hpack", "websockets", "realtime", "PIL", "libav", "uvicorn"):
+    for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

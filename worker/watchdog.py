@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import sys
 import threading
@@ -17,15 +18,15 @@ LAG_EVERY = 0.5
 LAG_WINDOW = 60.0
 
 
-async def measure_lag(stop: asyncio.Event, beats: Heartbeats) -> None:
+async def measure_lag(stop: asyncio.Event, beats: Heartbeats, *, every: float = LAG_EVERY) -> None:
     """Measure how late the event loop wakes us; the most of the last minute is shown."""
     recent: list[tuple[float, float]] = []
     while not stop.is_set():
         before = time.monotonic()
-        await asyncio.sleep(LAG_EVERY)
+        await asyncio.sleep(every)
         now = time.monotonic()
         recent = [one for one in recent if now - one[0] < LAG_WINDOW]
-        recent.append((now, max(0.0, now - before - LAG_EVERY)))
+        recent.append((now, max(0.0, now - before - every)))
         METRICS.loop_lag.set(max(lag for _, lag in recent))
         beats.beat("event_loop", 60.0)
 
@@ -60,6 +61,8 @@ class Watchdog(threading.Thread):
             stuck_since = now if stuck_since is None else stuck_since
             if now - stuck_since >= self._patience:
                 sys.stderr.write(f"watchdog: {', '.join(stuck)} stuck, ending the process\n")
+                # Where each thread stands: the one thing that nobody can ask for afterwards.
+                faulthandler.dump_traceback(sys.stderr)
                 sys.stderr.flush()
                 self._end(EXIT_STUCK)
                 return
