@@ -39,6 +39,9 @@ class AppServer:
             ws_ping_interval=None,
             proxy_headers=False,
             server_header=False,
+            # Real services keep a connection for a minute or more; after 5 s, uvicorn's default, a
+            # client that speaks again at that moment loses its request.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
             lifespan="on",
         )

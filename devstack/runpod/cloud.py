@@ -128,6 +128,9 @@ class Cloud:
     def take(self, worker_id: str, *, silent: bool = False) -> Run | None:
         """Give the oldest waiting run to a worker; a silent one is never taken for dead."""
         self.settle()
+        if worker_id in self.seats and self.seats[worker_id].run_id is not None:
+            # It asks for work although it has some: its result was lost on the way.
+            self.worker_gone(worker_id)
         self.heard(worker_id)
         if silent:
             self.seats[worker_id].heard_at = float("inf")

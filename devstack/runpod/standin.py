@@ -1,14 +1,11 @@
 """Puts the stand-in together: one HTTP server, its clock, its workers and its webhooks."""
 
 import asyncio
-import contextlib
 import secrets
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
 
 from devstack.faults import FaultMiddleware, Faults
@@ -24,18 +21,10 @@ from devstack.runpod.simulate import Simulation
 from devstack.runpod.webhooks import Webhooks
 from devstack.runpod.worker_api import WorkerApi
 from devstack.runpod.workers import StorageTarget, Workers
+from devstack.server import AppServer
 
 # Deadlines and simulated runs are looked at this often while any run is live.
 TICK_SECONDS = 0.02
-
-
-class Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to the process that holds it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture nothing."""
-        yield
 
 
 class RunPodStandIn:
@@ -47,7 +36,6 @@ class RunPodStandIn:
         data_dir: Path,
         storage: StorageTarget | None = None,
         workers: int = 1,
-        host: str = "127.0.0.1",
         port: int = 0,
         api_key: str | None = None,
         endpoint_id: str = "localendpoint",
@@ -57,7 +45,7 @@ class RunPodStandIn:
         self.endpoint_id = endpoint_id
         self.url = ""
         self.faults = Faults()
-        self._host, self._port = host, port
+        self._port = port
         self._data_dir = data_dir
         self._storage = storage
         self._worker_count = workers
@@ -77,8 +65,6 @@ class RunPodStandIn:
     async def start(self) -> None:
         """Listen, then start the workers."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        listener = _listen(self._host, self._port)
-        self.url = f"http://{self._host}:{listener.getsockname()[1]}"
         self.bell = Bell()
         self._ledger = JsonLedger(self._data_dir / "runs.jsonl")
         self.cloud = Cloud(clock=self._clock, ledger=self._ledger, options=self._options)
@@ -86,6 +72,10 @@ class RunPodStandIn:
         self._simulation = Simulation(
             cloud=self.cloud, bell=self.bell, video_url=self._simulated_video
         )
+        self._worker_api = WorkerApi(cloud=self.cloud, bell=self.bell)
+        self._server = AppServer(FaultMiddleware(self._app(), self.faults), port=self._port)
+        self.url = self._server.url
+        await self._server.start()
         self._workers = Workers(
             endpoint_url=self.endpoint_url,
             storage=self._storage,
@@ -96,18 +86,7 @@ class RunPodStandIn:
         self.cloud.on_end = self._webhooks.ended
         self.cloud.on_accept = self._webhooks.accepted
         self.cloud.on_stop = self._workers.stop
-        self._worker_api = WorkerApi(cloud=self.cloud, bell=self.bell)
-        config = uvicorn.Config(
-            FaultMiddleware(self._app(), self.faults),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = Server(config)
-        loop = asyncio.get_running_loop()
-        self._serving = loop.create_task(self._server.serve(sockets=[listener]))
-        self._ticking = loop.create_task(self._tick_for_ever())
+        self._ticking = asyncio.get_running_loop().create_task(self._tick_for_ever())
         self._workers.start(self._worker_count)
 
     async def stop(self) -> None:
@@ -119,8 +98,7 @@ class RunPodStandIn:
         await self._webhooks.close()
         self.faults.clear()
         self._worker_api.close()
-        self._server.should_exit = True
-        await self._serving
+        await self._server.stop()
         self._ledger.close()
 
     async def __aenter__(self) -> "RunPodStandIn":
@@ -163,12 +141,3 @@ class RunPodStandIn:
         base = self._storage.url if self._storage is not None else self.url
         bucket = self._storage.bucket if self._storage is not None else "results"
         return f"{base}/storage/v1/object/public/{bucket}/{run.id}_00001-audio.mp4"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    # With the protocol named, asyncio sets TCP_NODELAY; without, each answer waits 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(1024)
-    return listener

@@ -142,6 +142,14 @@ def test_a_worker_that_no_longer_pings_is_lost() -> None:
     assert (run.state, run.retries, place.stopped) == (State.IN_QUEUE, 1, ["w1"])
 
 
+def test_a_worker_that_asks_again_without_a_result_has_lost_its_run() -> None:
+    place = Place()
+    run = place.submit()
+    place.cloud.take("w1")
+    assert place.cloud.take("w1") is run
+    assert (run.retries, run.takes) == (1, 2)
+
+
 def test_the_result_of_a_worker_that_lost_its_run_is_ignored() -> None:
     place = Place()
     run = place.submit()

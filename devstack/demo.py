@@ -1,0 +1,136 @@
+"""The whole way on this machine: starts all parts, sends a job, shows it live, checks the MP4."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import httpx
+
+from devstack.demo_check import differences, facts_of
+from devstack.demo_daemon import Daemon, DaemonFailed
+from devstack.demo_job import Job, JobFailed
+from devstack.demo_screen import Screen
+from devstack.launch import PostgresMissing
+from devstack.stack import Stack
+
+SAMPLES: Final = Path(__file__).with_name("samples")
+# Ignored by git; the videos stay there.
+OUTPUT: Final = Path("demo")
+# A preview is done in no time; this slow, one can see the progress.
+RENDERING: Final = {"run_seconds_max": 5.0}
+GOOD, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+class NoVideo(Exception):
+    """The demo cannot show a right video; the message says why."""
+
+
+def main(*, image: Path | None = None, audio: Path | None = None) -> int:
+    """Run the demo with the samples or the user's own files; return the exit code."""
+    files = (image or SAMPLES / "portrait.jpg", audio or SAMPLES / "speech.mp3")
+    screen = Screen()
+    for path in files:
+        if not path.is_file():
+            screen.failure(f"{path} is not a file.", [])
+            return REFUSED
+    data = Path(tempfile.mkdtemp(prefix="talking-head-demo-"))
+    # The database may have to run as another user, who must be able to look in.
+    data.chmod(0o755)
+    # What the stand-ins have to say must not tear the live line.
+    logging.basicConfig(filename=data / "stack.log", level=logging.WARNING, force=True)
+    try:
+        return asyncio.run(_interruptible(screen, *files, data))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+async def _interruptible(screen: Screen, image: Path, audio: Path, data: Path) -> int:
+    """Run the demo; the first SIGINT or SIGTERM ends it in order, further ones change nothing."""
+    work = asyncio.ensure_future(_demo(screen, image, audio, data))
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def interrupt() -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            screen.console.print("\nStopping ...")
+            work.cancel()
+
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, interrupt)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return INTERRUPTED
+
+
+async def _demo(screen: Screen, image: Path, audio: Path, data: Path) -> int:
+    log = data / "worker.log"
+    try:
+        with screen:
+            await _whole_way(screen, image, audio, data, log)
+    except (PostgresMissing, RuntimeError, OSError, DaemonFailed, JobFailed, NoVideo) as failed:
+        screen.failure(str(failed), Daemon({}, log).last_words())
+        return FAILED
+    return GOOD
+
+
+async def _whole_way(screen: Screen, image: Path, audio: Path, data: Path, log: Path) -> None:
+    screen.step("starting Postgres, the Supabase gateway and the RunPod stand-in")
+    async with Stack(data=data / "stack") as stack:
+        if stack.runpod is not None:
+            stack.runpod.cloud.options = stack.runpod.cloud.options.changed(RENDERING)
+        screen.step("starting the worker")
+        daemon = Daemon(stack.env, log)
+        job = Job(stack.url, stack.env["SUPABASE_ANON_KEY"])
+        try:
+            await daemon.start()
+            screen.step(f"signing in, uploading {image.name} and {audio.name}, inserting the row")
+            row = await job.insert(image, audio)
+            row = await job.follow(row["id"], screen.row)
+            if row["status"] != "completed":
+                raise NoVideo(f"{row['error_code'] or row['status']}: {row['error_message']}")
+            path = await _fetch(row, OUTPUT)
+            screen.step("stopping everything")
+        finally:
+            await job.close()
+            await daemon.stop()
+    await _check(screen, row, path)
+
+
+async def _fetch(row: Mapping[str, Any], folder: Path) -> Path:
+    """Save the video where it stays."""
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        answer = await http.get(row["video_url"])
+    if answer.status_code != 200:
+        raise NoVideo(f"the video's address answered {answer.status_code}")
+    return _save(answer.content, folder / f"{row['id']}.mp4")
+
+
+def _save(content: bytes, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return path.resolve()
+
+
+async def _check(screen: Screen, row: Mapping[str, Any], path: Path) -> None:
+    screen.step("checking the video frame by frame")
+    try:
+        facts = await asyncio.to_thread(facts_of, path)
+    except (av.FFmpegError, IndexError) as broken:
+        raise NoVideo(f"{path} is no playable video: {broken}") from broken
+    wrong = differences(facts, row)
+    if wrong:
+        raise NoVideo(f"{path} is not what the row says: {'; '.join(wrong)}")
+    screen.summary(row, path, facts)

@@ -1,0 +1,97 @@
+"""The real worker as a process of its own, with its output in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from devstack.postgres import die_with_parent
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+START_SECONDS = 30.0
+STOP_SECONDS = 25.0
+# The demo wants to see every step, not only what the webhook tells at the end.
+DEMO_SETTINGS = {
+    "POLL_SECONDS": "1",
+    "SWEEP_SECONDS": "1",
+    "LOG_FORMAT": "console",
+    "HOST": "127.0.0.1",
+}
+
+
+class DaemonFailed(Exception):
+    """The worker ended or did not become ready."""
+
+
+class Daemon:
+    """`python -m worker run`, from start to exit."""
+
+    def __init__(self, settings: Mapping[str, str], log: Path) -> None:
+        self._settings = settings
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it says that it is ready; raises DaemonFailed."""
+        self._process = self._spawn()
+        await self._ready(f"http://127.0.0.1:{self._settings['PORT']}/readyz")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "worker", "run"],
+                cwd=REPOSITORY,
+                env={**kept, "NO_COLOR": "1", **DEMO_SETTINGS, **self._settings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C reaches us alone; we stop the worker in our own order.
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGKILL),
+            )
+
+    async def _ready(self, url: str) -> None:
+        async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
+            for _ in range(int(START_SECONDS / 0.1)):
+                if not self.running:
+                    raise DaemonFailed("The worker ended at its start.")
+                try:
+                    if (await http.get(url)).status_code == 200:
+                        return
+                except httpx.HTTPError:
+                    # It is not listening yet.
+                    pass
+                await asyncio.sleep(0.1)
+        raise DaemonFailed(f"The worker was not ready after {START_SECONDS:.0f} s.")
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    async def stop(self) -> None:
+        """Ask it to stop as Fly would, then insist."""
+        if self._process is None:
+            return
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+        for _ in range(int(STOP_SECONDS / 0.05)):
+            if not self.running:
+                return
+            await asyncio.sleep(0.05)
+        self._process.kill()
+        self._process.wait()
+
+    def last_words(self, lines: int = 15) -> list[str]:
+        """The end of its log."""
+        if not self._log.exists():
+            return []
+        return self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]

@@ -1,0 +1,98 @@
+"""What a person sees while the demo runs: one live line, the steps behind, a summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+PHASES = {
+    "in_line": "waiting for a worker",
+    "checking_media": "checking picture and sound",
+    "confirming_submission": "asking RunPod whether it has the job",
+    "waiting_gpu": "waiting for a GPU",
+    "loading_models": "loading models",
+    "generating": "rendering",
+    "saving": "saving the video",
+    "cancelling": "cancelling",
+    "paused_budget": "held back by a budget",
+    "done": "done",
+}
+
+
+class Screen:
+    """Prints steps as they happen; a step's time is how long it lasted."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._begun = time.monotonic()
+        self._steps: list[tuple[str, float]] = []
+        self._shown: tuple[object, object] | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[status]:<10}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.description}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Screen:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def step(self, text: str) -> None:
+        """Say what begins now."""
+        self._steps.append((text, time.monotonic()))
+        seconds = time.monotonic() - self._begun
+        self.console.print(f"[dim]{seconds:5.1f} s[/dim]  {text}")
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Show where the job stands."""
+        phase = PHASES.get(str(row["phase"]), str(row["phase"]))
+        if self._task is None:
+            self._task = self._progress.add_task(phase, total=100, status="")
+        shown = (row["status"], row["phase"])
+        if shown != self._shown:
+            self._shown = shown
+            self.step(f"job {row['status']}: {phase}")
+        self._progress.update(
+            self._task,
+            completed=row["progress"],
+            status=row["status"],
+            description=f"{phase}{_eta(row)}",
+        )
+
+    def summary(self, row: Mapping[str, Any], path: object, facts: object) -> None:
+        """Tell what happened, how long each step took and where the video is."""
+        self.console.print("\nHow long each step took:")
+        ends = [at for _, at in self._steps[1:]] + [time.monotonic()]
+        for (text, begun), ended in zip(self._steps, ends, strict=True):
+            self.console.print(f"[dim]{ended - begun:5.1f} s[/dim]  {text}")
+        for warning in row["warnings"] or []:
+            self.console.print(f"[yellow]note[/yellow]   {warning['message']}")
+        self.console.print(f"\n[bold green]Video[/bold green]  {facts}")
+        self.console.print(str(path), markup=False)
+
+    def failure(self, text: str, log: list[str]) -> None:
+        """Tell why there is no video, with the worker's last words."""
+        if log:
+            self.console.print("\nThe worker's last lines:", style="dim")
+            self.console.print("\n".join(log), style="dim", markup=False)
+        self.console.print(f"\n[bold red]No video:[/bold red] {text}")
+
+
+def _eta(row: Mapping[str, Any]) -> str:
+    if not row.get("eta_at") or row["status"] in ("completed", "failed", "cancelled"):
+        return ""
+    left = (datetime.fromisoformat(row["eta_at"]) - datetime.now(UTC)).total_seconds()
+    return f", about {left:.0f} s left" if left >= 1 else ""
