@@ -14,6 +14,7 @@ from worker.core.change import Decision, Gone, Limits, NotAccepted, Nothing, Obs
 from worker.core.errors import (
     OperatorFault,
     RunGone,
+    RunPodUnavailable,
     StoreRefused,
     StoreUnavailable,
     TransientError,
@@ -202,15 +203,17 @@ class Reconciler:
 
         Raises StoreUnavailable or RunPodUnavailable so that RunPod sends it again.
         """
-        self.webhooks_work = True
         said = _parsed(body)
         case = await self._store.case(job_id)
         sub = None if case is None else case.submission(attempt)
         if case is None or sub is None:
             return "unknown_job"
+        self.webhooks_work = True
         if sub.runpod_job_id is None:
             if said is None:
                 return "no_run_id"
+            # Whoever knows the URL could name any run: RunPod itself must know this one.
+            await self._known(said.run_id, sub.endpoint_id)
             recorded = await self._store.record(job_id, attempt, said.run_id)
             if recorded is None:
                 return "unknown_job"
@@ -218,18 +221,31 @@ class Reconciler:
             case, sub = recorded.case, recorded.case.submission(attempt)
         if sub is None or sub.runpod_job_id is None:
             return "unknown_job"
-        if not sub.state.open:
+        if not sub.state.open and (case.job is None or case.job.status.terminal):
             return "known_already"
+        return await self._apply_webhook(case, sub, sub.runpod_job_id, said)
+
+    async def _known(self, run_id: str, endpoint_id: str) -> None:
         try:
-            update = await self._status(sub.runpod_job_id, sub.endpoint_id)
-        except RunGone:
-            # Its result may have expired while the webhook waited; the URL's secret vouches for it.
-            if said is None or said.run_id != sub.runpod_job_id or not said.state.terminal:
-                return "gone"
+            await self._status(run_id, endpoint_id)
+        except RunGone as error:
+            raise RunPodUnavailable(404, "RunPod does not know the webhook's run.") from error
+
+    async def _apply_webhook(
+        self, case: Case, sub: Submission, run_id: str, said: RunUpdate | None
+    ) -> str:
+        try:
+            update = await self._status(run_id, sub.endpoint_id)
+        except RunGone as error:
+            # The body is only believed where the run would count as lost otherwise.
+            missing = sub.missing_for is not None and sub.missing_for >= self._limits.missing
+            if not missing or said is None or said.run_id != run_id or not said.state.terminal:
+                raise RunPodUnavailable(404, "RunPod does not know the run just now.") from error
             update = said
-        self.hold(job_id, attempt, sub.endpoint_id, sub.runpod_job_id)
-        self._held[job_id, attempt].bring(update)
-        decisions = await self.apply([(case, attempt, Seen(update=update))])
+        if sub.state.open:
+            self.hold(sub.job_id, sub.attempt, sub.endpoint_id, run_id)
+            self._held[sub.job_id, sub.attempt].bring(update)
+        decisions = await self.apply([(case, sub.attempt, Seen(update=update))])
         return decisions[-1].outcome if decisions else "not_written"
 
     async def apply(self, news: Sequence[News]) -> list[Decision]:
