@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NOBODY = "nobody"
+SYSTEM = Path("/usr/lib/postgresql")
 
 
 class PostgresMissing(RuntimeError):
@@ -25,9 +26,8 @@ def find_binaries() -> Path:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:
             candidates.append(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin")
-    system = Path("/usr/lib/postgresql")
-    if system.is_dir():
-        versions = sorted(system.glob("*/bin"), key=_version_of, reverse=True)
+    if SYSTEM.is_dir():
+        versions = sorted(SYSTEM.glob("*/bin"), key=_version_of, reverse=True)
         candidates.extend(versions)
     on_path = shutil.which("postgres")
     if on_path:

@@ -22,7 +22,7 @@ class AuthError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"code": status, "error_code": code, "msg": message}
+        self.body: dict[str, object] = {"code": status, "error_code": code, "msg": message}
 
 
 def text_of(body: dict[str, object], key: str) -> str | None:
@@ -42,9 +42,10 @@ async def create_user(
     if email is not None and await find(connection, "lower(email) = lower(%s)", email):
         raise AuthError(422, "user_already_exists", "User already registered")
     if email is not None and (password is None or len(password) < SHORTEST_PASSWORD):
-        raise AuthError(
-            422, "weak_password", f"Password should be at least {SHORTEST_PASSWORD} characters."
-        )
+        words = f"Password should be at least {SHORTEST_PASSWORD} characters."
+        weak = AuthError(422, "weak_password", words)
+        weak.body["weak_password"] = {"reasons": ["length"]}
+        raise weak
     provider = {"provider": "email", "providers": ["email"]} if email else {}
     row = await connection.execute(
         "insert into auth.users (email, encrypted_password, raw_app_meta_data,"

@@ -1,0 +1,102 @@
+"""Fixtures for the gateway's tests: one Postgres per process, a database and a stack per test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from devstack.postgres import Postgres
+from devstack.stack import Stack
+from devstack.supabase.database import prepare
+
+SCHEMA = Path(__file__).with_name("schema")
+TEMPLATE = "gateway_template"
+_numbers = itertools.count(1)
+
+NewClient = Callable[..., "asyncio.Future[AsyncClient]"]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgres]:
+    """A server with a template database that holds the tests' own schema."""
+    postgres = Postgres()
+    postgres.start()
+    try:
+        prepare(postgres, TEMPLATE, SCHEMA)
+        yield postgres
+    finally:
+        postgres.remove()
+
+
+@pytest.fixture
+async def gateway(server: Postgres, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A gateway on a database of its own."""
+    name = f"gateway_{next(_numbers)}"
+    server.create_database(name, template=TEMPLATE)
+    async with Stack(
+        data=tmp_path / "stack", postgres=server, database=name, migrations=None, runpod=False
+    ) as stack:
+        yield stack
+    server.drop_database(name)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def client_of(gateway: Stack, http: httpx.AsyncClient) -> AsyncIterator[NewClient]:
+    """Makes unmodified supabase-py clients; their sockets are closed at the end."""
+    made: list[AsyncClient] = []
+
+    async def make(key: str) -> AsyncClient:
+        client = await acreate_client(
+            gateway.url,
+            key,
+            options=AsyncClientOptions(httpx_client=http, auto_refresh_token=False),
+        )
+        made.append(client)
+        return client
+
+    yield make  # type: ignore[misc] # a coroutine function is awaited the same way
+    for client in made:
+        await client.realtime.close()
+
+
+@pytest.fixture
+async def service(gateway: Stack, client_of: NewClient) -> AsyncClient:
+    return await client_of(gateway.keys.service_role)
+
+
+@pytest.fixture
+async def anon(gateway: Stack, client_of: NewClient) -> AsyncClient:
+    return await client_of(gateway.keys.anon)
+
+
+@pytest.fixture
+async def user(client_of: NewClient, gateway: Stack) -> AsyncClient:
+    """A client signed in anonymously."""
+    client = await client_of(gateway.keys.publishable)
+    await client.auth.sign_in_anonymously()
+    return client
+
+
+@pytest.fixture
+def sql(gateway: Stack) -> Callable[..., list[tuple[object, ...]]]:
+    """Run one statement as the owner of the tables, like psql; commits at once."""
+
+    def run(statement: str, *values: object) -> list[tuple[object, ...]]:
+        with psycopg.connect(gateway.database_url, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    return run
