@@ -72,19 +72,29 @@ CREATE TABLE public.video_jobs (
     CONSTRAINT seed_must_be_between_0_and_999999 CHECK (((seed IS NULL) OR ((seed >= 0) AND (seed <= 999999)))),
     CONSTRAINT status_is_not_one_of_ours CHECK ((status = ANY (ARRAY['queued'::text, 'preparing'::text, 'submitted'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
     CONSTRAINT steps_must_be_4_5_or_6 CHECK (((steps IS NULL) OR ((steps >= 4) AND (steps <= 6)))),
-    CONSTRAINT urls_and_prompts_together_exceed_5000_bytes CHECK (((((octet_length(COALESCE(image_url, ''::text)) + octet_length(COALESCE(audio_url, ''::text))) + octet_length(COALESCE(prompt, ''::text))) + octet_length(COALESCE(negative_prompt, ''::text))) <= 5000)),
+    CONSTRAINT urls_prompts_and_metadata_together_exceed_4000_bytes CHECK (((((((octet_length(COALESCE(image_url, ''::text)) + octet_length(COALESCE(audio_url, ''::text))) + octet_length(COALESCE(prompt, ''::text))) + octet_length(COALESCE(negative_prompt, ''::text))) + octet_length(idempotency_key)) + octet_length((metadata)::text)) <= 4000)),
     CONSTRAINT width_must_be_even_and_between_480_and_1920 CHECK (((width IS NULL) OR (((width >= 480) AND (width <= 1920)) AND ((width % 2) = 0)))),
-    CONSTRAINT worker_texts_are_too_long CHECK (((length(phase_detail) <= 300) AND (length(error_message) <= 1000) AND (length(video_url) <= 2048) AND (octet_length((warnings)::text) <= 3000)))
-);
+    CONSTRAINT worker_texts_are_too_long CHECK (((octet_length(phase_detail) <= 600) AND (octet_length(error_message) <= 1500) AND (octet_length(ending_message) <= 1500) AND (octet_length(video_url) <= 2048) AND (octet_length((warnings)::text) <= 1600)))
+)
+WITH (fillfactor='80');
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN image_url SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN audio_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN quality SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN prompt SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN negative_prompt SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN idempotency_key SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN metadata SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN status SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase_detail SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN progress_source SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN warnings SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_code SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_message SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN video_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN runpod_job_id SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_code SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_message SET STORAGE MAIN;
 
 COMMENT ON TABLE public.video_jobs IS 'talking-head-worker: one row is one video. The app writes inputs and cancel_requested, the worker everything else.';
 
@@ -104,9 +114,11 @@ begin
     return;
   end if;
   insert into public.video_job_attempts
-    (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at)
+    (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at, next_poll_at)
   values (p_job_id, p_attempt, job.try_number, job.user_id, p_endpoint_id, p_plan, p_template_hash, p_input_objects,
-    now() + make_interval(secs => p_ttl_seconds));
+    now() + make_interval(secs => p_ttl_seconds),
+    -- when nobody answers for it any more, even if its row is deleted meanwhile
+    now() + make_interval(secs => 2 * p_lease_seconds));
   planned := jsonb_populate_record(job, p_columns);
   return query
   update public.video_jobs j
@@ -119,88 +131,127 @@ begin
     where j.id = p_job_id returning j.*;
 end $$;
 
-CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer) RETURNS SETOF public.video_jobs
+CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[] DEFAULT NULL::uuid[]) RETURNS SETOF public.video_jobs
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
   preparing integer;
   mine integer;
+  alone boolean;
   slots integer;
   picked uuid[];
 begin
   perform set_config('video_jobs.writer', 'worker', true);
+  if p_holding is not null then
+    update public.video_jobs j
+      set status = case when j.cancel_requested then 'cancelled' else 'queued' end,
+          phase = case when j.cancel_requested then 'done' else 'in_line' end,
+          completed_at = case when j.cancel_requested then now() end,
+          phase_detail = null, lease_owner = null, lease_expires_at = null
+      from (select q.id from public.video_jobs q
+            where q.status = 'preparing' and q.lease_owner = p_owner and q.id <> all (p_holding)
+              and not public.video_job_has_open_submission_v1(q.id) for update skip locked) unknown_to_it
+      where j.id = unknown_to_it.id;
+  end if;
   if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
     return;
   end if;
   -- The limits are counts over many rows: two claims at once could each see the last free slot.
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select count(*), count(*) filter (where j.lease_owner = p_owner) into preparing, mine
+  select count(*), count(*) filter (where j.lease_owner = p_owner),
+         coalesce(bool_or(j.claimed_alone) filter (where j.lease_owner = p_owner), false)
+    into preparing, mine, alone
     from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at >= now();
-  if exists (select 1 from public.video_jobs j where j.status = 'preparing' and j.lease_owner = p_owner
-             and j.lease_expires_at >= now() and j.claimed_alone) then
+  if alone then
     return;
   end if;
   select least(p_want,
-      p_max_in_flight - preparing - count(*) filter (where a.state in ('queued', 'running')),
+      p_max_in_flight - preparing - count(*),
       p_max_queued_runs - preparing - count(*) filter (where a.state = 'queued' and a.endpoint_id = p_endpoint_id))
     into slots from public.video_job_attempts a where a.state in ('queued', 'running');
   if slots <= 0 then
     return;
   end if;
 
-  with waiting as (
-    select j.id, j.user_id, j.priority, j.created_at, j.crashes,
-           row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
-    from public.video_jobs j where j.status = 'queued' and j.available_at <= now()
-  ), busy as (
-    select u.user_id,
-      (select count(*) from public.video_job_attempts a
-        where a.user_id = u.user_id and a.state in ('unknown', 'queued', 'running'))
-      + (select count(*) from public.video_jobs p
-          where p.user_id = u.user_id and p.status = 'preparing' and p.lease_expires_at >= now()) as in_flight,
-      (select count(*) from public.video_job_attempts a
-        where a.user_id = u.user_id and a.state not in ('refused', 'submitting')
-          and a.created_at > now() - interval '24 hours')
-      + (select count(*) from public.video_jobs p
-          where p.user_id = u.user_id and p.status = 'preparing' and p.lease_expires_at >= now()) as today
-    from (select distinct w.user_id from waiting w where w.user_id is not null) u
+  -- Whole-table counts instead of one look-up for each user: 100,000 users may wait, but few are in work.
+  with held_slots as (
+    select u.user_id, count(*) as in_flight from (
+      select a.user_id from public.video_job_attempts a where a.state in ('unknown', 'queued', 'running')
+      union all
+      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at >= now()) u
+    group by u.user_id
+  ), spent as (
+    select u.user_id, count(*) as today from (
+      select a.user_id from public.video_job_attempts a
+        where a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
+      union all
+      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at >= now()) u
+    group by u.user_id
+  ), waiting as (
+    select * from (
+      select j.id, j.user_id, j.priority, j.created_at, j.crashes > 0 as suspect,
+             row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
+      from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) w
+    where w.nth <= 50  -- more of one user can neither be claimed now nor need a word
   ), line as (
-    select w.id, w.crashes > 0 as suspect,
-      row_number() over (order by w.priority desc, w.nth + coalesce(b.in_flight, 0), w.created_at, w.id) as place,
-      case when b.today + w.nth > p_max_submissions_per_user_per_day
+    select w.id, w.suspect,
+      row_number() over (order by w.priority desc, w.nth + coalesce(h.in_flight, 0), w.created_at, w.id) as place,
+      case when w.user_id is null then null
+           when coalesce(s.today, 0) + w.nth > p_max_submissions_per_user_per_day
              then 'Waiting: the limit of ' || p_max_submissions_per_user_per_day || ' submissions in 24 hours is reached.'
-           when b.in_flight + w.nth > p_max_in_flight_per_user
+           when coalesce(h.in_flight, 0) + w.nth > p_max_in_flight_per_user
              then 'Waiting for another of your jobs to finish (' || p_max_in_flight_per_user || ' at a time).' end as held
-    from waiting w left join busy b on b.user_id = w.user_id
+    from waiting w
+    left join held_slots h on h.user_id = w.user_id
+    left join spent s on s.user_id = w.user_id
   ), told as (
-    update public.video_jobs j set phase_detail = h.held
-      from (select * from line where line.held is not null order by line.place limit 50) h
-      where j.id = h.id and j.status = 'queued' and j.phase_detail is distinct from h.held
+    update public.video_jobs j set phase_detail = t.held
+      from (select q.id, h.held
+            from (select l.id, l.held from line l where l.held is not null order by l.place limit 50) h
+            join public.video_jobs q on q.id = h.id
+            where q.status = 'queued' and q.phase_detail is distinct from h.held for update of q skip locked) t
+      where j.id = t.id
   ), free as (
-    select line.*, first_value(line.suspect) over (order by line.place) as first_suspect
-    from line where line.held is null
+    select l.id, l.suspect, l.place from line l where l.held is null order by l.place limit 200
+  ), first as (
+    select f.suspect from free f order by f.place limit 1
   )
   -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
   select array_agg(f.id) into picked from (
-    select free.id from free
-    where free.suspect = free.first_suspect and not (free.first_suspect and mine > 0)
-    order by free.place limit case when (select bool_or(x.first_suspect) from free x) then 1 else slots end) f;
+    select free.id from free cross join first
+    where free.suspect = first.suspect and not (first.suspect and mine > 0)
+    order by free.place limit case when (select x.suspect from first x) then 1 else slots end) f;
   if picked is null then
     return;
   end if;
 
   return query
   update public.video_jobs j
-    set status = 'preparing', phase = 'checking_media', phase_detail = null, queue_position = null,
-        attempt = j.attempt + 1, lease_owner = p_owner,
-        lease_expires_at = now() + make_interval(secs => p_lease_seconds), claimed_alone = j.crashes > 0
+    set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
+        lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
+        claimed_alone = j.crashes > 0
     from (select q.id from public.video_jobs q
-          where q.id = any (picked) and q.status = 'queued' for update skip locked) t
+          where q.id = any (picked) and q.status = 'queued'
+            and not public.video_job_has_open_submission_v1(q.id) for update skip locked) t
     where j.id = t.id
     returning j.*;
 end $$;
+
+CREATE FUNCTION public.count_video_jobs_v1() RETURNS TABLE(status text, jobs bigint, oldest_seconds double precision)
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
+    from public.video_jobs j where j.status = 'queued' group by j.status
+  union all
+  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
+    from public.video_jobs j where j.status = 'preparing' group by j.status
+  union all
+  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
+    from public.video_jobs j where j.status in ('submitted', 'running') group by j.status
+$$;
 
 CREATE FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) RETURNS SETOF public.video_jobs
     LANGUAGE plpgsql
@@ -258,17 +309,81 @@ CREATE FUNCTION public.get_video_job_case_v1(p_job_id uuid) RETURNS SETOF jsonb
   where c ->> 'job' is not null or jsonb_array_length(c -> 'submissions') > 0
 $$;
 
+CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  with roles as (
+    select r.oid, r.rolname::text as name from pg_catalog.pg_roles r
+    where r.rolname in ('anon', 'authenticated', 'service_role')
+    union all select 0::oid, 'PUBLIC'
+  ), ours as (
+    select c.oid, c.relname::text as name, c.relrowsecurity, c.relreplident, c.relacl, c.relowner
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
+      and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations')
+  ), grants as (
+    select o.name, jsonb_object_agg(g.role, g.privileges) as value
+    from ours o cross join lateral (
+      select r.name as role, jsonb_agg(distinct a.privilege_type) as privileges
+      from pg_catalog.aclexplode(coalesce(o.relacl, pg_catalog.acldefault('r', o.relowner))) a
+      join roles r on r.oid = a.grantee group by r.name) g
+    group by o.name
+  ), column_grants as (
+    select o.name, jsonb_object_agg(g.role, g.columns) as value
+    from ours o cross join lateral (
+      select r.name as role, jsonb_agg(lower(x.privilege_type) || ' ' || a.attname order by x.privilege_type, a.attname) as columns
+      from pg_catalog.pg_attribute a cross join lateral pg_catalog.aclexplode(a.attacl) x
+      join roles r on r.oid = x.grantee
+      where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped group by r.name) g
+    group by o.name
+  ), tables as (
+    select o.name, jsonb_build_object(
+      'columns', (select jsonb_object_agg(a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+                  from pg_catalog.pg_attribute a where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped),
+      'rls', o.relrowsecurity,
+      'replica_identity', case o.relreplident when 'd' then 'default' when 'f' then 'full' when 'n' then 'nothing' else 'index' end,
+      'grants', coalesce((select g.value from grants g where g.name = o.name), '{}'),
+      'column_grants', coalesce((select g.value from column_grants g where g.name = o.name), '{}'),
+      'policies', (select coalesce(jsonb_object_agg(p.policyname, p.cmd || ' to ' || array_to_string(p.roles, ', ')), '{}')
+                   from pg_catalog.pg_policies p where p.schemaname = 'public' and p.tablename = o.name),
+      'triggers', (select coalesce(jsonb_agg(t.tgname order by t.tgname), '[]') from pg_catalog.pg_trigger t
+                   where t.tgrelid = o.oid and not t.tgisinternal and t.tgenabled in ('O', 'A'))) as value
+    from ours o
+  ), functions as (
+    select p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')' as name,
+      (select coalesce(jsonb_agg(r.name order by r.name), '[]') from roles r
+       where r.oid <> 0 and pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')) as value
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'public'::pg_catalog.regnamespace and p.proname ~ '(^|_)video_jobs?_'
+  )
+  select jsonb_build_object(
+    'role', current_user,
+    'server_time', extract(epoch from clock_timestamp()),
+    'server_version', current_setting('server_version_num')::integer,
+    'tables', (select coalesce(jsonb_object_agg(t.name, t.value), '{}') from tables t),
+    'functions', (select coalesce(jsonb_object_agg(f.name, f.value), '{}') from functions f),
+    'published', exists (select from pg_catalog.pg_publication_tables t join pg_catalog.pg_publication p on p.pubname = t.pubname
+                         where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'
+                           and p.pubinsert and p.pubupdate and p.pubdelete),
+    'migrations', (select coalesce(jsonb_agg(m.name order by m.name), '[]') from public.video_job_migrations m))
+$$;
+
 CREATE FUNCTION public.prune_video_job_history_v1(p_keep_days integer) RETURNS TABLE(events bigint, attempts bigint)
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 begin
-  delete from public.video_job_events e where e.at < now() - make_interval(days => greatest(p_keep_days, 2));
+  delete from public.video_job_events e where e.id in (
+    select x.id from public.video_job_events x
+    where x.at < now() - make_interval(days => greatest(p_keep_days, 2)) order by x.at limit 20000);
   get diagnostics events = row_count;
-  delete from public.video_job_attempts a
-    where a.state not in ('submitting', 'unknown', 'queued', 'running')
-      and a.created_at < now() - make_interval(days => greatest(p_keep_days, 2))
-      and not exists (select 1 from public.video_jobs j where j.id = a.job_id);
+  delete from public.video_job_attempts a where (a.job_id, a.attempt) in (
+    select x.job_id, x.attempt from public.video_job_attempts x
+    where x.state not in ('submitting', 'unknown', 'queued', 'running')
+      and x.created_at < now() - make_interval(days => greatest(p_keep_days, 2))
+      and not exists (select 1 from public.video_jobs j where j.id = x.job_id)
+    order by x.created_at limit 20000 for update skip locked);
   get diagnostics attempts = row_count;
   return next;
 end $$;
@@ -288,8 +403,13 @@ begin
     return;
   end if;
   if sub.runpod_job_id is null then
+    if exists (select 1 from public.video_job_attempts o
+               where o.endpoint_id = sub.endpoint_id and o.runpod_job_id = p_runpod_job_id) then
+      return;  -- that run belongs to another submission
+    end if;
     update public.video_job_attempts a
-      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null
+      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null,
+          next_poll_at = now()
       where a.job_id = p_job_id and a.attempt = p_attempt;
     if job.id is not null and job.status = 'preparing' and job.attempt = p_attempt then
       update public.video_jobs j
@@ -342,14 +462,26 @@ begin
         where j.id = job.id returning j.*;
     end if;
   end loop;
-  -- A row that says it runs, without any submission on record (somebody emptied the other table), would wait for ever.
+  -- The row was deleted while its POST was under way, and the sender vanished as well.
+  update public.video_job_attempts a
+    set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
+    from (select x.job_id, x.attempt from public.video_job_attempts x
+          where x.state = 'submitting' and x.next_poll_at < now()
+            and not exists (select 1 from public.video_jobs j where j.id = x.job_id and j.status = 'preparing'
+                            and j.attempt = x.attempt)
+          for update skip locked) left_over
+    where a.job_id = left_over.job_id and a.attempt = left_over.attempt;
+  -- A row that says it runs, without any open submission (somebody emptied the other table), would wait for ever.
   return query update public.video_jobs j
     set status = 'failed', phase = 'done', completed_at = now(), error_code = 'run_lost',
         error_message = 'The record of this job''s run is gone. Try the job again; the operator should not delete '
           'rows of video_job_attempts by hand.'
-    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
-      and j.updated_at < now() - interval '60 seconds'
-      and not exists (select 1 from public.video_job_attempts a where a.job_id = j.id and a.attempt = j.attempt)
+    from (select x.id from public.video_jobs x
+          where (x.status in ('submitted', 'running') or (x.status = 'preparing' and x.lease_expires_at is null))
+            and x.updated_at < now() - interval '60 seconds'
+            and not public.video_job_has_open_submission_v1(x.id)
+          for update skip locked) forgotten
+    where j.id = forgotten.id
     returning j.*;
 end $$;
 
@@ -365,8 +497,11 @@ begin
     select j.id, row_number() over (order by j.priority desc, j.created_at, j.id) as place
     from public.video_jobs j where j.status = 'queued' order by j.priority desc, j.created_at, j.id limit p_places
   )
-  update public.video_jobs j set queue_position = line.place
-    from line where j.id = line.id and j.status = 'queued' and j.queue_position is distinct from line.place::integer;
+  update public.video_jobs j set queue_position = moved.place
+    from (select q.id, line.place from line join public.video_jobs q on q.id = line.id
+          where q.status = 'queued' and q.queue_position is distinct from line.place::integer
+          for update of q skip locked) moved
+    where j.id = moved.id;
   get diagnostics changed = row_count;
   return changed;
 end $$;
@@ -392,7 +527,8 @@ declare
   job public.video_jobs;
 begin
   select j.* into job from public.video_jobs j where j.id = retry_video_job_v1.id for update;
-  if job.id is null or (coalesce(auth.role(), '') <> 'service_role' and job.user_id is distinct from auth.uid()) then
+  if job.id is null
+     or not coalesce(auth.jwt() is null or auth.role() = 'service_role' or job.user_id = auth.uid(), false) then
     raise exception 'There is no such job, or it is not yours.';
   end if;
   if job.status not in ('failed', 'cancelled') then
@@ -410,7 +546,7 @@ begin
   with due as (
     select a.job_id, a.attempt from public.video_job_attempts a
     where a.state in ('unknown', 'queued', 'running')
-      and (a.next_poll_at <= now() or (p_all and a.job_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000')))
+      and case when p_all then p_after is null or a.job_id > p_after else a.next_poll_at <= now() end
     order by case when p_all then a.job_id end, a.next_poll_at
     limit p_want for update skip locked
   ), taken as (
@@ -468,6 +604,14 @@ CREATE FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) RETURNS b
                  where a.job_id = p_job_id and a.state in ('submitting', 'unknown', 'queued', 'running'))
 $$;
 
+CREATE FUNCTION public.video_job_text_v1(p_text text, p_characters integer, p_bytes integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select case when octet_length(left(p_text, p_characters)) <= p_bytes then left(p_text, p_characters)
+              else left(p_text, p_bytes / 4) end
+$$;
+
 CREATE FUNCTION public.video_jobs_after_change() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -487,10 +631,16 @@ begin
     what := case
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
+      when new.crashes > old.crashes then 'lease_expired'
       when new.status = 'queued' and old.status <> 'queued' then 'given_back'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
-      when new.phase <> old.phase then new.phase end;
+      when new.phase <> old.phase then new.phase
+      when (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
+            new.seed, new.steps, new.user_id)
+           is distinct from
+           (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
+            old.seed, old.steps, old.user_id) then 'inputs_changed' end;
     if what is null then
       return null;
     end if;
@@ -632,6 +782,16 @@ begin
   end if;
   -- Within a try, people never see progress fall: neither by a late message nor by a second submission.
   new.progress := greatest(new.progress, old.progress);
+  if new.status <> 'queued' then
+    new.queue_position := null;
+  end if;
+  if new.status in ('completed', 'failed', 'cancelled') then
+    new.eta_at := null; new.ending_code := null; new.ending_message := null;
+  end if;
+  -- A result must never be refused because of a text that came with it.
+  new.phase_detail := public.video_job_text_v1(new.phase_detail, 300, 600);
+  new.error_message := public.video_job_text_v1(new.error_message, 1000, 1500);
+  new.ending_message := public.video_job_text_v1(new.ending_message, 1000, 1500);
   return new;
 end $$;
 
@@ -654,7 +814,7 @@ begin
     select coalesce(jsonb_object_agg(a.attempt::text, a.state), '{}') into states
       from (select x.attempt, x.state from public.video_job_attempts x
             where x.job_id = write_video_job_changes_v1.job_id
-              and x.state in ('submitting', 'unknown', 'queued', 'running') for update) a;
+              and x.state in ('submitting', 'unknown', 'queued', 'running') order by x.attempt for update) a;
     took := job.revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
     if took then
       for part in select p from jsonb_array_elements(change -> 'submissions') p loop
@@ -729,7 +889,8 @@ CREATE TABLE public.video_job_attempts (
     cancel_asked_at timestamp with time zone,
     next_poll_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT submission_state_is_not_one_of_ours CHECK ((state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'refused'::text, 'queued'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'lost'::text, 'expired'::text])))
-);
+)
+WITH (fillfactor='80');
 
 COMMENT ON TABLE public.video_job_attempts IS 'talking-head-worker: one row per submission to RunPod. No foreign key: it outlives its job, so that an orphaned run can still be cancelled.';
 
@@ -781,21 +942,23 @@ ALTER TABLE ONLY public.video_job_migrations
 ALTER TABLE ONLY public.video_jobs
     ADD CONSTRAINT video_jobs_pkey PRIMARY KEY (id);
 
-CREATE INDEX video_job_attempts_open ON public.video_job_attempts USING btree (next_poll_at) WHERE (state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'queued'::text, 'running'::text]));
+CREATE INDEX video_job_attempts_open ON public.video_job_attempts USING btree (job_id) WHERE (state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'queued'::text, 'running'::text]));
 
 CREATE INDEX video_job_attempts_started ON public.video_job_attempts USING btree (endpoint_id, started_at DESC);
 
-CREATE INDEX video_job_attempts_user ON public.video_job_attempts USING btree (user_id, created_at) WHERE (user_id IS NOT NULL);
+CREATE INDEX video_job_attempts_today ON public.video_job_attempts USING btree (created_at);
 
 CREATE INDEX video_job_events_at ON public.video_job_events USING btree (at);
 
 CREATE INDEX video_job_events_job ON public.video_job_events USING btree (job_id, id);
 
-CREATE INDEX video_jobs_active ON public.video_jobs USING btree (updated_at) WHERE (status = ANY (ARRAY['submitted'::text, 'running'::text]));
+CREATE INDEX video_jobs_active ON public.video_jobs USING btree (id) WHERE (status = ANY (ARRAY['submitted'::text, 'running'::text]));
 
-CREATE INDEX video_jobs_preparing ON public.video_jobs USING btree (lease_expires_at) WHERE (status = 'preparing'::text);
+CREATE INDEX video_jobs_line ON public.video_jobs USING btree (priority DESC, created_at, id) WHERE (status = 'queued'::text);
 
-CREATE INDEX video_jobs_queued ON public.video_jobs USING btree (priority DESC, created_at) WHERE (status = 'queued'::text);
+CREATE INDEX video_jobs_line_of_user ON public.video_jobs USING btree (user_id, priority DESC, created_at, id) WHERE (status = 'queued'::text);
+
+CREATE INDEX video_jobs_preparing ON public.video_jobs USING btree (id) WHERE (status = 'preparing'::text);
 
 CREATE INDEX video_jobs_user ON public.video_jobs USING btree (user_id, created_at DESC);
 
@@ -860,14 +1023,20 @@ GRANT INSERT(cancel_requested),UPDATE(cancel_requested) ON TABLE public.video_jo
 REVOKE ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) TO service_role;
 
-REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer) TO service_role;
+REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.count_video_jobs_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.count_video_jobs_v1() TO service_role;
 
 REVOKE ALL ON FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.inspect_video_jobs_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.inspect_video_jobs_v1() TO service_role;
 
 REVOKE ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) TO service_role;
@@ -898,6 +1067,8 @@ GRANT ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_text_v1(p_text text, p_characters integer, p_bytes integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.video_jobs_after_change() FROM PUBLIC;
 

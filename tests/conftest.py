@@ -6,6 +6,8 @@ import re
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.postgres"]
+
 OURS = re.compile(
     r"(ALLOW|FLY|FRAME|GPU|HISTORY|IMAGE|INPUT|LOG|MAX|MEDIA|RUNPOD|SUPABASE|WEBHOOK|WORKFLOW)_.+"
     r"|.+_SECONDS|SECONDS_PER_.+|AUDIO_FIT|ENDPOINT_.+|OVERLONG_AUDIO|SIZE_POLICY"

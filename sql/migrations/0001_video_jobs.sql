@@ -1,16 +1,26 @@
 -- The tables: video_jobs (the queue and what the browser sees), its submissions and its timeline.
--- Safe to run again. Plain SQL for psql, `supabase db push` and `python -m worker migrate`.
+-- Safe to run again. Plain SQL for psql, `supabase db push` and `python -m worker migrate`: each file is
+-- one transaction of its own, so that psql, which goes on after an error, cannot apply half of it.
 
-select set_config('lock_timeout', '4s', false), set_config('statement_timeout', '60s', false);
+
+begin;
+-- One at a time, whichever tool runs it; then give up early rather than hold up the application.
+do $$ begin perform pg_advisory_xact_lock(6030272911); end $$;
+set local lock_timeout = '4s';
+set local statement_timeout = '60s';
 
 -- A table of this name that is not ours must never be altered by accident.
 do $$
+declare
+  ours text;
 begin
-  if to_regclass('public.video_jobs') is not null
-     and coalesce(obj_description(to_regclass('public.video_jobs')), '') not like 'talking-head-worker:%' then
-    raise exception 'public.video_jobs exists already and is not from this project. '
-      'Rename or drop that table, then run the migrations again.';
-  end if;
+  foreach ours in array array['video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations'] loop
+    if to_regclass('public.' || ours) is not null
+       and coalesce(obj_description(to_regclass('public.' || ours), 'pg_class'), '') not like 'talking-head-worker:%' then
+      raise exception 'public.% exists already and is not from this project. '
+        'Rename or drop that table, then run the migrations again.', ours;
+    end if;
+  end loop;
 end $$;
 
 create table if not exists public.video_job_migrations (
@@ -92,10 +102,12 @@ create table if not exists public.video_jobs (
   constraint idempotency_key_must_have_1_to_200_characters check (length(idempotency_key) between 1 and 200),
   constraint metadata_must_be_a_json_object check (jsonb_typeof(metadata) = 'object'),
   constraint metadata_is_longer_than_1000_bytes check (octet_length(metadata::text) <= 1000),
-  -- Rows must stay inside one page: Realtime leaves out-of-line columns out of its events.
-  constraint urls_and_prompts_together_exceed_5000_bytes check (
+  -- A row must fit into one page of 8 kB (its fixed columns need 500 bytes): Realtime leaves columns that
+  -- are kept outside the row out of its events.
+  constraint urls_prompts_and_metadata_together_exceed_4000_bytes check (
     octet_length(coalesce(image_url, '')) + octet_length(coalesce(audio_url, ''))
-    + octet_length(coalesce(prompt, '')) + octet_length(coalesce(negative_prompt, '')) <= 5000),
+    + octet_length(coalesce(prompt, '')) + octet_length(coalesce(negative_prompt, ''))
+    + octet_length(idempotency_key) + octet_length(metadata::text) <= 4000),
   constraint status_is_not_one_of_ours check (status in
     ('queued', 'preparing', 'submitted', 'running', 'completed', 'failed', 'cancelled')),
   constraint phase_is_not_one_of_ours check (phase in
@@ -106,26 +118,34 @@ create table if not exists public.video_jobs (
   constraint completed_needs_a_video_url check (status <> 'completed' or video_url is not null),
   constraint failed_needs_an_error_code check (status <> 'failed' or error_code is not null),
   constraint worker_texts_are_too_long check (
-    length(phase_detail) <= 300 and length(error_message) <= 1000 and length(video_url) <= 2048
-    and octet_length(warnings::text) <= 3000),
+    octet_length(phase_detail) <= 600 and octet_length(error_message) <= 1500
+    and octet_length(ending_message) <= 1500 and octet_length(video_url) <= 2048
+    and octet_length(warnings::text) <= 1600),
   constraint one_row_per_idempotency_key unique nulls not distinct (user_id, idempotency_key)
 );
 comment on table public.video_jobs is
   'talking-head-worker: one row is one video. The app writes inputs and cancel_requested, the worker everything else.';
 
--- Unchanged out-of-line columns vanish from Realtime events; "main" keeps short texts in the row.
-alter table public.video_jobs
-  alter column image_url set storage main, alter column audio_url set storage main,
-  alter column prompt set storage main, alter column negative_prompt set storage main,
-  alter column metadata set storage main, alter column warnings set storage main,
-  alter column phase_detail set storage main, alter column error_message set storage main,
-  alter column video_url set storage main;
+-- In a row of more than 2 kB Postgres moves even short texts outside, unless their storage is "main".
+do $$
+declare
+  name text;
+begin
+  for name in select a.attname from pg_attribute a
+              where a.attrelid = 'public.video_jobs'::regclass and a.attnum > 0 and a.attstorage in ('x', 'e') loop
+    execute format('alter table public.video_jobs alter column %I set storage main', name);
+  end loop;
+end $$;
 
--- Claiming reads queued rows, lease expiry reads prepared ones, RLS reads by user.
-create index if not exists video_jobs_queued on public.video_jobs (priority desc, created_at) where status = 'queued';
-create index if not exists video_jobs_preparing on public.video_jobs (lease_expires_at) where status = 'preparing';
-create index if not exists video_jobs_active on public.video_jobs (updated_at) where status in ('submitted', 'running');
+-- Rows in work are few, so their indexes hold only the id: with an instant that every update moves, no
+-- update could stay on its page (HOT), and each would write all the indexes.
+create index if not exists video_jobs_line on public.video_jobs (priority desc, created_at, id) where status = 'queued';
+create index if not exists video_jobs_line_of_user on public.video_jobs (user_id, priority desc, created_at, id)
+  where status = 'queued';
+create index if not exists video_jobs_preparing on public.video_jobs (id) where status = 'preparing';
+create index if not exists video_jobs_active on public.video_jobs (id) where status in ('submitted', 'running');
 create index if not exists video_jobs_user on public.video_jobs (user_id, created_at desc);
+alter table public.video_jobs set (fillfactor = 80);
 
 create table if not exists public.video_job_attempts (
   job_id uuid not null,
@@ -165,11 +185,11 @@ create table if not exists public.video_job_attempts (
 comment on table public.video_job_attempts is
   'talking-head-worker: one row per submission to RunPod. No foreign key: it outlives its job, so that an orphaned run can still be cancelled.';
 
-create index if not exists video_job_attempts_open on public.video_job_attempts (next_poll_at)
+create index if not exists video_job_attempts_open on public.video_job_attempts (job_id)
   where state in ('submitting', 'unknown', 'queued', 'running');
-create index if not exists video_job_attempts_user on public.video_job_attempts (user_id, created_at)
-  where user_id is not null;
+create index if not exists video_job_attempts_today on public.video_job_attempts (created_at);
 create index if not exists video_job_attempts_started on public.video_job_attempts (endpoint_id, started_at desc);
+alter table public.video_job_attempts set (fillfactor = 80);
 
 create table if not exists public.video_job_events (
   id bigint generated always as identity primary key,
@@ -217,3 +237,4 @@ create policy "people cancel their own jobs" on public.video_jobs
   for update to authenticated using ((select auth.uid()) = user_id) with check ((select auth.uid()) = user_id);
 
 insert into public.video_job_migrations (name) values ('0001_video_jobs') on conflict do nothing;
+commit;

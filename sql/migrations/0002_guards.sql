@@ -2,7 +2,16 @@
 -- Worker functions (0003) announce themselves by a transaction-local setting; all other writers
 -- (dashboard, SQL, service key, browser) may insert, mend inputs, cancel, retry and delete.
 
-select set_config('lock_timeout', '4s', false), set_config('statement_timeout', '60s', false);
+begin;
+do $$
+begin
+  perform pg_advisory_xact_lock(6030272911);
+  if not exists (select from public.video_job_migrations m where m.name = '0001_video_jobs') then
+    raise exception 'Apply 0001_video_jobs.sql first.';
+  end if;
+end $$;
+set local lock_timeout = '4s';
+set local statement_timeout = '60s';
 
 -- Open: it may still cost money. Called by the guards and the worker functions.
 create or replace function public.video_job_has_open_submission_v1(p_job_id uuid) returns boolean
@@ -12,6 +21,14 @@ language sql stable security definer set search_path = '' as $$
 $$;
 revoke execute on function public.video_job_has_open_submission_v1(uuid) from public, anon, authenticated;
 grant execute on function public.video_job_has_open_submission_v1(uuid) to service_role;
+
+-- The beginning of a text, short enough for its column whatever its alphabet (4 bytes at most for a character).
+create or replace function public.video_job_text_v1(p_text text, p_characters integer, p_bytes integer) returns text
+language sql immutable set search_path = '' as $$
+  select case when octet_length(left(p_text, p_characters)) <= p_bytes then left(p_text, p_characters)
+              else left(p_text, p_bytes / 4) end
+$$;
+revoke execute on function public.video_job_text_v1(text, integer, integer) from public, anon, authenticated;
 
 create or replace function public.video_jobs_before_insert() returns trigger
 language plpgsql security definer set search_path = '' as $$
@@ -133,6 +150,16 @@ begin
   end if;
   -- Within a try, people never see progress fall: neither by a late message nor by a second submission.
   new.progress := greatest(new.progress, old.progress);
+  if new.status <> 'queued' then
+    new.queue_position := null;
+  end if;
+  if new.status in ('completed', 'failed', 'cancelled') then
+    new.eta_at := null; new.ending_code := null; new.ending_message := null;
+  end if;
+  -- A result must never be refused because of a text that came with it.
+  new.phase_detail := public.video_job_text_v1(new.phase_detail, 300, 600);
+  new.error_message := public.video_job_text_v1(new.error_message, 1000, 1500);
+  new.ending_message := public.video_job_text_v1(new.ending_message, 1000, 1500);
   return new;
 end $$;
 
@@ -153,10 +180,16 @@ begin
     what := case
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
+      when new.crashes > old.crashes then 'lease_expired'
       when new.status = 'queued' and old.status <> 'queued' then 'given_back'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
-      when new.phase <> old.phase then new.phase end;
+      when new.phase <> old.phase then new.phase
+      when (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
+            new.seed, new.steps, new.user_id)
+           is distinct from
+           (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
+            old.seed, old.steps, old.user_id) then 'inputs_changed' end;
     if what is null then
       return null;
     end if;
@@ -186,23 +219,20 @@ begin
   return null;
 end $$;
 
-drop trigger if exists video_jobs_before_insert on public.video_jobs;
-create trigger video_jobs_before_insert before insert on public.video_jobs
+create or replace trigger video_jobs_before_insert before insert on public.video_jobs
   for each row execute function public.video_jobs_before_insert();
-drop trigger if exists video_jobs_before_update on public.video_jobs;
-create trigger video_jobs_before_update before update on public.video_jobs
+create or replace trigger video_jobs_before_update before update on public.video_jobs
   for each row execute function public.video_jobs_before_update();
-drop trigger if exists video_jobs_after_change on public.video_jobs;
-create trigger video_jobs_after_change after insert or update or delete on public.video_jobs
+create or replace trigger video_jobs_after_change after insert or update or delete on public.video_jobs
   for each row execute function public.video_jobs_after_change();
-drop trigger if exists video_job_attempts_after_change on public.video_job_attempts;
-create trigger video_job_attempts_after_change after insert or update on public.video_job_attempts
+create or replace trigger video_job_attempts_after_change after insert or update on public.video_job_attempts
   for each row execute function public.video_job_attempts_after_change();
 
 revoke execute on function public.video_jobs_before_insert(), public.video_jobs_before_update(),
   public.video_jobs_after_change(), public.video_job_attempts_after_change() from public, anon, authenticated;
 
--- For people: try a failed or cancelled job again. The row's owner or a service key may.
+-- For people: try a failed or cancelled job again. The row's owner may, a service key, and an operator in SQL
+-- (who has no token at all; every caller through the API has one).
 create or replace function public.retry_video_job_v1(id uuid) returns setof public.video_jobs
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
@@ -210,7 +240,8 @@ declare
   job public.video_jobs;
 begin
   select j.* into job from public.video_jobs j where j.id = retry_video_job_v1.id for update;
-  if job.id is null or (coalesce(auth.role(), '') <> 'service_role' and job.user_id is distinct from auth.uid()) then
+  if job.id is null
+     or not coalesce(auth.jwt() is null or auth.role() = 'service_role' or job.user_id = auth.uid(), false) then
     raise exception 'There is no such job, or it is not yours.';
   end if;
   if job.status not in ('failed', 'cancelled') then
@@ -222,3 +253,4 @@ revoke execute on function public.retry_video_job_v1(uuid) from public, anon;
 grant execute on function public.retry_video_job_v1(uuid) to authenticated, service_role;
 
 insert into public.video_job_migrations (name) values ('0002_guards') on conflict do nothing;
+commit;

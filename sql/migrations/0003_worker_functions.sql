@@ -2,7 +2,16 @@
 -- Python sends durations, Postgres owns instants. Every write here is fenced: it names what it
 -- expects to find and tells whether it took.
 
-select set_config('lock_timeout', '4s', false), set_config('statement_timeout', '60s', false);
+begin;
+do $$
+begin
+  perform pg_advisory_xact_lock(6030272911);
+  if not exists (select from public.video_job_migrations m where m.name = '0001_video_jobs') then
+    raise exception 'Apply 0001_video_jobs.sql first.';
+  end if;
+end $$;
+set local lock_timeout = '4s';
+set local statement_timeout = '60s';
 
 -- A job, its submissions of the present try and its open older ones, with ages in seconds:
 -- all that core/lifecycle.py needs to decide. job is null when the row was deleted.
@@ -72,98 +81,138 @@ begin
         where j.id = job.id returning j.*;
     end if;
   end loop;
-  -- A row that says it runs, without any submission on record (somebody emptied the other table), would wait for ever.
+  -- The row was deleted while its POST was under way, and the sender vanished as well.
+  update public.video_job_attempts a
+    set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
+    from (select x.job_id, x.attempt from public.video_job_attempts x
+          where x.state = 'submitting' and x.next_poll_at < now()
+            and not exists (select 1 from public.video_jobs j where j.id = x.job_id and j.status = 'preparing'
+                            and j.attempt = x.attempt)
+          for update skip locked) left_over
+    where a.job_id = left_over.job_id and a.attempt = left_over.attempt;
+  -- A row that says it runs, without any open submission (somebody emptied the other table), would wait for ever.
   return query update public.video_jobs j
     set status = 'failed', phase = 'done', completed_at = now(), error_code = 'run_lost',
         error_message = 'The record of this job''s run is gone. Try the job again; the operator should not delete '
           'rows of video_job_attempts by hand.'
-    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
-      and j.updated_at < now() - interval '60 seconds'
-      and not exists (select 1 from public.video_job_attempts a where a.job_id = j.id and a.attempt = j.attempt)
+    from (select x.id from public.video_jobs x
+          where (x.status in ('submitted', 'running') or (x.status = 'preparing' and x.lease_expires_at is null))
+            and x.updated_at < now() - interval '60 seconds'
+            and not public.video_job_has_open_submission_v1(x.id)
+          for update skip locked) forgotten
+    where j.id = forgotten.id
     returning j.*;
 end $$;
 
 -- Takes rows for a while: as many as all limits allow, in fair order (each user's first job before anyone's second).
+-- p_holding: the rows this owner works on. Others in its name came with an answer that never reached it: they
+-- go back at once, and not as a crash. Null: the owner does not say.
 create or replace function public.claim_video_jobs_v1(
   p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer,
-  p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer)
+  p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer,
+  p_holding uuid[] default null)
 returns setof public.video_jobs
 language plpgsql set search_path = '' as $$
 declare
   preparing integer;
   mine integer;
+  alone boolean;
   slots integer;
   picked uuid[];
 begin
   perform set_config('video_jobs.writer', 'worker', true);
+  if p_holding is not null then
+    update public.video_jobs j
+      set status = case when j.cancel_requested then 'cancelled' else 'queued' end,
+          phase = case when j.cancel_requested then 'done' else 'in_line' end,
+          completed_at = case when j.cancel_requested then now() end,
+          phase_detail = null, lease_owner = null, lease_expires_at = null
+      from (select q.id from public.video_jobs q
+            where q.status = 'preparing' and q.lease_owner = p_owner and q.id <> all (p_holding)
+              and not public.video_job_has_open_submission_v1(q.id) for update skip locked) unknown_to_it
+      where j.id = unknown_to_it.id;
+  end if;
   if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
     return;
   end if;
   -- The limits are counts over many rows: two claims at once could each see the last free slot.
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select count(*), count(*) filter (where j.lease_owner = p_owner) into preparing, mine
+  select count(*), count(*) filter (where j.lease_owner = p_owner),
+         coalesce(bool_or(j.claimed_alone) filter (where j.lease_owner = p_owner), false)
+    into preparing, mine, alone
     from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at >= now();
-  if exists (select 1 from public.video_jobs j where j.status = 'preparing' and j.lease_owner = p_owner
-             and j.lease_expires_at >= now() and j.claimed_alone) then
+  if alone then
     return;
   end if;
   select least(p_want,
-      p_max_in_flight - preparing - count(*) filter (where a.state in ('queued', 'running')),
+      p_max_in_flight - preparing - count(*),
       p_max_queued_runs - preparing - count(*) filter (where a.state = 'queued' and a.endpoint_id = p_endpoint_id))
     into slots from public.video_job_attempts a where a.state in ('queued', 'running');
   if slots <= 0 then
     return;
   end if;
 
-  with waiting as (
-    select j.id, j.user_id, j.priority, j.created_at, j.crashes,
-           row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
-    from public.video_jobs j where j.status = 'queued' and j.available_at <= now()
-  ), busy as (
-    select u.user_id,
-      (select count(*) from public.video_job_attempts a
-        where a.user_id = u.user_id and a.state in ('unknown', 'queued', 'running'))
-      + (select count(*) from public.video_jobs p
-          where p.user_id = u.user_id and p.status = 'preparing' and p.lease_expires_at >= now()) as in_flight,
-      (select count(*) from public.video_job_attempts a
-        where a.user_id = u.user_id and a.state not in ('refused', 'submitting')
-          and a.created_at > now() - interval '24 hours')
-      + (select count(*) from public.video_jobs p
-          where p.user_id = u.user_id and p.status = 'preparing' and p.lease_expires_at >= now()) as today
-    from (select distinct w.user_id from waiting w where w.user_id is not null) u
+  -- Whole-table counts instead of one look-up for each user: 100,000 users may wait, but few are in work.
+  with held_slots as (
+    select u.user_id, count(*) as in_flight from (
+      select a.user_id from public.video_job_attempts a where a.state in ('unknown', 'queued', 'running')
+      union all
+      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at >= now()) u
+    group by u.user_id
+  ), spent as (
+    select u.user_id, count(*) as today from (
+      select a.user_id from public.video_job_attempts a
+        where a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
+      union all
+      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at >= now()) u
+    group by u.user_id
+  ), waiting as (
+    select * from (
+      select j.id, j.user_id, j.priority, j.created_at, j.crashes > 0 as suspect,
+             row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
+      from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) w
+    where w.nth <= 50  -- more of one user can neither be claimed now nor need a word
   ), line as (
-    select w.id, w.crashes > 0 as suspect,
-      row_number() over (order by w.priority desc, w.nth + coalesce(b.in_flight, 0), w.created_at, w.id) as place,
-      case when b.today + w.nth > p_max_submissions_per_user_per_day
+    select w.id, w.suspect,
+      row_number() over (order by w.priority desc, w.nth + coalesce(h.in_flight, 0), w.created_at, w.id) as place,
+      case when w.user_id is null then null
+           when coalesce(s.today, 0) + w.nth > p_max_submissions_per_user_per_day
              then 'Waiting: the limit of ' || p_max_submissions_per_user_per_day || ' submissions in 24 hours is reached.'
-           when b.in_flight + w.nth > p_max_in_flight_per_user
+           when coalesce(h.in_flight, 0) + w.nth > p_max_in_flight_per_user
              then 'Waiting for another of your jobs to finish (' || p_max_in_flight_per_user || ' at a time).' end as held
-    from waiting w left join busy b on b.user_id = w.user_id
+    from waiting w
+    left join held_slots h on h.user_id = w.user_id
+    left join spent s on s.user_id = w.user_id
   ), told as (
-    update public.video_jobs j set phase_detail = h.held
-      from (select * from line where line.held is not null order by line.place limit 50) h
-      where j.id = h.id and j.status = 'queued' and j.phase_detail is distinct from h.held
+    update public.video_jobs j set phase_detail = t.held
+      from (select q.id, h.held
+            from (select l.id, l.held from line l where l.held is not null order by l.place limit 50) h
+            join public.video_jobs q on q.id = h.id
+            where q.status = 'queued' and q.phase_detail is distinct from h.held for update of q skip locked) t
+      where j.id = t.id
   ), free as (
-    select line.*, first_value(line.suspect) over (order by line.place) as first_suspect
-    from line where line.held is null
+    select l.id, l.suspect, l.place from line l where l.held is null order by l.place limit 200
+  ), first as (
+    select f.suspect from free f order by f.place limit 1
   )
   -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
   select array_agg(f.id) into picked from (
-    select free.id from free
-    where free.suspect = free.first_suspect and not (free.first_suspect and mine > 0)
-    order by free.place limit case when (select bool_or(x.first_suspect) from free x) then 1 else slots end) f;
+    select free.id from free cross join first
+    where free.suspect = first.suspect and not (first.suspect and mine > 0)
+    order by free.place limit case when (select x.suspect from first x) then 1 else slots end) f;
   if picked is null then
     return;
   end if;
 
   return query
   update public.video_jobs j
-    set status = 'preparing', phase = 'checking_media', phase_detail = null, queue_position = null,
-        attempt = j.attempt + 1, lease_owner = p_owner,
-        lease_expires_at = now() + make_interval(secs => p_lease_seconds), claimed_alone = j.crashes > 0
+    set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
+        lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
+        claimed_alone = j.crashes > 0
     from (select q.id from public.video_jobs q
-          where q.id = any (picked) and q.status = 'queued' for update skip locked) t
+          where q.id = any (picked) and q.status = 'queued'
+            and not public.video_job_has_open_submission_v1(q.id) for update skip locked) t
     where j.id = t.id
     returning j.*;
 end $$;
@@ -199,9 +248,11 @@ begin
     return;
   end if;
   insert into public.video_job_attempts
-    (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at)
+    (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at, next_poll_at)
   values (p_job_id, p_attempt, job.try_number, job.user_id, p_endpoint_id, p_plan, p_template_hash, p_input_objects,
-    now() + make_interval(secs => p_ttl_seconds));
+    now() + make_interval(secs => p_ttl_seconds),
+    -- when nobody answers for it any more, even if its row is deleted meanwhile
+    now() + make_interval(secs => 2 * p_lease_seconds));
   planned := jsonb_populate_record(job, p_columns);
   return query
   update public.video_jobs j
@@ -230,8 +281,13 @@ begin
     return;
   end if;
   if sub.runpod_job_id is null then
+    if exists (select 1 from public.video_job_attempts o
+               where o.endpoint_id = sub.endpoint_id and o.runpod_job_id = p_runpod_job_id) then
+      return;  -- that run belongs to another submission
+    end if;
     update public.video_job_attempts a
-      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null
+      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null,
+          next_poll_at = now()
       where a.job_id = p_job_id and a.attempt = p_attempt;
     if job.id is not null and job.status = 'preparing' and job.attempt = p_attempt then
       update public.video_jobs j
@@ -308,7 +364,7 @@ begin
   with due as (
     select a.job_id, a.attempt from public.video_job_attempts a
     where a.state in ('unknown', 'queued', 'running')
-      and (a.next_poll_at <= now() or (p_all and a.job_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000')))
+      and case when p_all then p_after is null or a.job_id > p_after else a.next_poll_at <= now() end
     order by case when p_all then a.job_id end, a.next_poll_at
     limit p_want for update skip locked
   ), taken as (
@@ -344,7 +400,7 @@ begin
     select coalesce(jsonb_object_agg(a.attempt::text, a.state), '{}') into states
       from (select x.attempt, x.state from public.video_job_attempts x
             where x.job_id = write_video_job_changes_v1.job_id
-              and x.state in ('submitting', 'unknown', 'queued', 'running') for update) a;
+              and x.state in ('submitting', 'unknown', 'queued', 'running') order by x.attempt for update) a;
     took := job.revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
     if took then
       for part in select p from jsonb_array_elements(change -> 'submissions') p loop
@@ -401,24 +457,31 @@ begin
     select j.id, row_number() over (order by j.priority desc, j.created_at, j.id) as place
     from public.video_jobs j where j.status = 'queued' order by j.priority desc, j.created_at, j.id limit p_places
   )
-  update public.video_jobs j set queue_position = line.place
-    from line where j.id = line.id and j.status = 'queued' and j.queue_position is distinct from line.place::integer;
+  update public.video_jobs j set queue_position = moved.place
+    from (select q.id, line.place from line join public.video_jobs q on q.id = line.id
+          where q.status = 'queued' and q.queue_position is distinct from line.place::integer
+          for update of q skip locked) moved
+    where j.id = moved.id;
   get diagnostics changed = row_count;
   return changed;
 end $$;
 
 -- Forgets old timeline entries and ended submissions. Submissions of the last 48 hours count for the daily
--- limit, those of a job that still exists tell what happened to it; both stay.
+-- limit, those of a job that still exists tell what happened to it; both stay. At most 20,000 of each in one call.
 create or replace function public.prune_video_job_history_v1(p_keep_days integer)
 returns table (events bigint, attempts bigint)
 language plpgsql set search_path = '' as $$
 begin
-  delete from public.video_job_events e where e.at < now() - make_interval(days => greatest(p_keep_days, 2));
+  delete from public.video_job_events e where e.id in (
+    select x.id from public.video_job_events x
+    where x.at < now() - make_interval(days => greatest(p_keep_days, 2)) order by x.at limit 20000);
   get diagnostics events = row_count;
-  delete from public.video_job_attempts a
-    where a.state not in ('submitting', 'unknown', 'queued', 'running')
-      and a.created_at < now() - make_interval(days => greatest(p_keep_days, 2))
-      and not exists (select 1 from public.video_jobs j where j.id = a.job_id);
+  delete from public.video_job_attempts a where (a.job_id, a.attempt) in (
+    select x.job_id, x.attempt from public.video_job_attempts x
+    where x.state not in ('submitting', 'unknown', 'queued', 'running')
+      and x.created_at < now() - make_interval(days => greatest(p_keep_days, 2))
+      and not exists (select 1 from public.video_jobs j where j.id = x.job_id)
+    order by x.created_at limit 20000 for update skip locked);
   get diagnostics attempts = row_count;
   return next;
 end $$;
@@ -429,7 +492,7 @@ declare
 begin
   foreach f in array array[
     'video_job_case_v1(uuid)', 'get_video_job_case_v1(uuid)', 'recover_video_jobs_v1()',
-    'claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, integer)',
+    'claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, integer, uuid[])',
     'renew_video_job_leases_v1(uuid, uuid[], double precision)',
     'begin_video_job_submission_v1(uuid, integer, uuid, double precision, integer, text, double precision, text, jsonb, jsonb, text[])',
     'record_video_job_submission_v1(uuid, integer, text)',
@@ -443,3 +506,4 @@ begin
 end $$;
 
 insert into public.video_job_migrations (name) values ('0003_worker_functions') on conflict do nothing;
+commit;

@@ -2,7 +2,16 @@
 -- Does nothing where Storage is not installed. Rows name its objects as storage://inputs/<user id>/…
 -- once the worker's INPUT_BUCKETS lists it. Safe to run again.
 
-select set_config('lock_timeout', '4s', false), set_config('statement_timeout', '60s', false);
+begin;
+do $$
+begin
+  perform pg_advisory_xact_lock(6030272911);
+  if not exists (select from public.video_job_migrations m where m.name = '0001_video_jobs') then
+    raise exception 'Apply 0001_video_jobs.sql first.';
+  end if;
+end $$;
+set local lock_timeout = '4s';
+set local statement_timeout = '60s';
 
 do $$
 declare
@@ -35,3 +44,4 @@ exception when insufficient_privilege then
 end $$;
 
 insert into public.video_job_migrations (name) values ('0004_input_bucket') on conflict do nothing;
+commit;

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psycopg
 
-from devstack.postgres import Postgres, find_binaries
+from devstack.launch import find_binaries
+from devstack.postgres import Postgres
 from devstack.supabase.database import prepare
 
 SCHEMA = Path(__file__).resolve().parents[2] / "sql" / "schema.sql"

@@ -20,7 +20,7 @@ from worker.core.wishes import Wishes as Wishes
 from worker.core.wishes import crf_of, knob_of, prompt_of, quality_of, seed_of, steps_of
 
 _REFERENCE_WORK = 1280 * 720 * 4
-_MAX_WARNING_BYTES = 2900
+_MAX_WARNING_BYTES = 1500
 _LONGEST_RUN = 6 * 24 * 3600
 
 

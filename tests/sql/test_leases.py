@@ -1,0 +1,277 @@
+"""Leases and fences: who lost a row can write nothing, and nothing is executed twice."""
+
+from typing import Any
+
+import pytest
+
+from tests.postgres import Database, Row
+from tests.sql.worker import Worker, age, alter, expire_lease, submitted
+
+
+@pytest.fixture
+def other(database: Database) -> Worker:
+    """A second worker."""
+    return Worker(connection=database.connection)
+
+
+def claimed(database: Database, worker: Worker, **columns: object) -> Row:
+    database.insert(**columns)
+    return worker.claim_one()
+
+
+def renew(worker: Worker, *jobs: Row) -> list[Row]:
+    ids = [job["id"] for job in jobs]
+    return worker(
+        "renew_video_job_leases_v1", p_owner=worker.owner, p_job_ids=ids, p_lease_seconds=90
+    )
+
+
+def left(database: Database, job: Row) -> float:
+    """Seconds until the lease of a job is over."""
+    row = database.row(
+        "select extract(epoch from lease_expires_at - now())::float as seconds"
+        " from public.video_jobs where id = %s",
+        job["id"],
+    )
+    return float(row["seconds"])
+
+
+def test_renewing_answers_with_what_is_still_held(
+    database: Database, worker: Worker, other: Worker
+) -> None:
+    held, expired, given_back, cancelled = (claimed(database, worker) for _ in range(4))
+    foreign = claimed(database, other)
+    expire_lease(database, expired["id"])
+    worker.end(given_back, retry_seconds=60)
+    database.sql(
+        "update public.video_jobs set cancel_requested = true where id = %s", cancelled["id"]
+    )
+    rows = {row["id"]: row for row in renew(worker, held, expired, given_back, cancelled, foreign)}
+    assert set(rows) == {held["id"], cancelled["id"]}
+    assert rows[cancelled["id"]]["cancel_requested"]
+    assert 85 < left(database, held) <= 90
+    assert left(database, foreign) <= 60
+
+
+def test_a_lease_that_holds_is_not_recovered(database: Database, worker: Worker) -> None:
+    claimed(database, worker)
+    assert worker.recover() == []
+
+
+def test_an_expired_claim_without_a_post_is_in_line_again(
+    database: Database, worker: Worker
+) -> None:
+    job = claimed(database, worker)
+    expire_lease(database, job["id"])
+    (row,) = worker.recover()
+    assert (row["status"], row["phase"], row["lease_owner"]) == ("queued", "in_line", None)
+    assert (row["attempt"], row["submissions"], row["crashes"]) == (1, 0, 1)
+
+
+def test_an_expired_claim_with_a_post_under_way_is_unknown_never_posted_again(
+    database: Database, worker: Worker
+) -> None:
+    job = claimed(database, worker)
+    worker.begin(job)
+    age(database, job["id"], "next_poll_at", -300)
+    expire_lease(database, job["id"])
+    (row,) = worker.recover()
+    assert (row["status"], row["phase"]) == ("preparing", "confirming_submission")
+    (sub,) = database.submissions(job["id"])
+    assert sub["state"] == "unknown"
+    assert "vanished" in sub["raw_error"]
+    assert [case["job_id"] for case in worker.take_due()] == [str(job["id"])]
+    assert worker.claim() == []
+    assert worker.recover() == [], "once is enough"
+
+
+@pytest.mark.parametrize(
+    ("posted", "status", "phase"),
+    [(False, "cancelled", "done"), (True, "preparing", "cancelling")],
+)
+def test_an_expired_claim_that_was_cancelled(
+    database: Database, worker: Worker, posted: bool, status: str, phase: str
+) -> None:
+    job = claimed(database, worker)
+    if posted:
+        worker.begin(job)
+    database.sql("update public.video_jobs set cancel_requested = true")
+    expire_lease(database, job["id"])
+    (row,) = worker.recover()
+    assert (row["status"], row["phase"]) == (status, phase)
+
+
+def test_a_deleted_row_whose_sender_vanished_becomes_unknown_too(
+    database: Database, worker: Worker
+) -> None:
+    """Otherwise its run, if there is one, would never be looked for."""
+    job = claimed(database, worker)
+    worker.begin(job)
+    database.sql("delete from public.video_jobs")
+    worker.recover()
+    assert database.submissions(job["id"])[0]["state"] == "submitting", "its sender may live"
+    age(database, job["id"], "next_poll_at", 1)
+    worker.recover()
+    assert database.submissions(job["id"])[0]["state"] == "unknown"
+    assert worker.take_due()[0]["job"] is None
+
+
+def test_a_row_without_any_record_of_its_run_does_not_wait_for_ever(
+    database: Database, worker: Worker
+) -> None:
+    job = submitted(database, worker)
+    database.sql("delete from public.video_job_attempts")
+    assert worker.recover() == []
+    with database.connect(superuser=True) as admin:
+        admin.execute("set session_replication_role = replica")
+        admin.execute("update public.video_jobs set updated_at = now() - interval '61 seconds'")
+    (row,) = worker.recover()
+    assert (row["id"], row["status"], row["error_code"]) == (job["id"], "failed", "run_lost")
+
+
+def test_a_run_of_an_older_attempt_keeps_its_row(database: Database, worker: Worker) -> None:
+    """A late webhook brought it back while a newer claim had not begun: attempt 2 has no record."""
+    job = submitted(database, worker)
+    worker.end_run(job["id"], 1, "expired", status="queued", phase="in_line")
+    database.sql("update public.video_job_attempts set runpod_job_id = null")
+    worker.claim_one()
+    worker.record(job, "run-late")
+    worker.change(job["id"], status="submitted", phase="waiting_gpu", runpod_job_id="run-late")
+    with database.connect(superuser=True) as admin:
+        admin.execute("set session_replication_role = replica")
+        admin.execute("update public.video_jobs set updated_at = now() - interval '10 minutes'")
+    assert worker.recover() == []
+
+
+def lost_to_nobody(database: Database, worker: Worker, other: Worker, job: Row) -> None:
+    expire_lease(database, job["id"])
+
+
+def lost_to_another(database: Database, worker: Worker, other: Worker, job: Row) -> None:
+    expire_lease(database, job["id"])
+    worker.recover()
+    other.claim_one()
+
+
+def lost_to_itself(database: Database, worker: Worker, other: Worker, job: Row) -> None:
+    """The same process claimed it again after a freeze: only the attempt tells."""
+    expire_lease(database, job["id"])
+    worker.recover()
+    worker.claim_one()
+
+
+def lost_to_a_cancel(database: Database, worker: Worker, other: Worker, job: Row) -> None:
+    database.sql("update public.video_jobs set cancel_requested = true")
+
+
+def lost_to_a_delete(database: Database, worker: Worker, other: Worker, job: Row) -> None:
+    database.sql("delete from public.video_jobs")
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [lost_to_nobody, lost_to_another, lost_to_itself, lost_to_a_cancel, lost_to_a_delete],
+)
+def test_a_lost_claim_begins_no_submission(
+    database: Database, worker: Worker, other: Worker, lost: Any
+) -> None:
+    job = claimed(database, worker)
+    lost(database, worker, other, job)
+    assert worker.begin(job) == []
+    assert database.submissions(job["id"]) == []
+
+
+@pytest.mark.parametrize("lost", [lost_to_another, lost_to_itself, lost_to_a_delete])
+@pytest.mark.parametrize("status", ["queued", "failed"])
+def test_a_lost_claim_ends_nothing(
+    database: Database, worker: Worker, other: Worker, lost: Any, status: str
+) -> None:
+    job = claimed(database, worker)
+    lost(database, worker, other, job)
+    before = database.sql("select * from public.video_jobs")
+    assert worker.end(job, status, error_code="audio_missing") == []
+    assert database.sql("select * from public.video_jobs") == before
+
+
+def test_beginning_writes_the_plan_the_submission_and_the_lease(
+    database: Database, worker: Worker
+) -> None:
+    job = claimed(database, worker, user_id="11111111-1111-1111-1111-111111111111")
+    alter(database, job["id"], "lease_expires_at = now() + interval '1 second'")
+    (row,) = worker.begin(job, windows=1, warnings=[{"code": "c", "message": "m"}], seed_used=7)
+    assert (row["frames"], row["windows"], row["seed_used"], row["submissions"]) == (81, 1, 7, 1)
+    assert row["warnings"] == [{"code": "c", "message": "m"}]
+    assert left(database, job) > 55
+    (sub,) = database.submissions(job["id"])
+    assert (sub["state"], sub["endpoint_id"], sub["input_objects"]) == (
+        "submitting", "abc123", ["o1"],
+    )  # fmt: skip
+    assert (sub["plan"], sub["user_id"]) == ({"expected_seconds": 100}, job["user_id"])
+
+
+def test_no_submission_beside_an_open_one_or_beyond_the_permitted_number(
+    database: Database, worker: Worker
+) -> None:
+    job = claimed(database, worker)
+    assert worker.begin(job, max_submissions=0) == []
+    assert len(worker.begin(job)) == 1
+    assert worker.begin(job) == [], "a second call for one claim"
+    assert len(database.submissions(job["id"])) == 1
+
+
+def test_a_plan_writes_only_the_columns_of_a_plan(database: Database, worker: Worker) -> None:
+    job = claimed(database, worker)
+    (row,) = worker.begin(job, status="completed", video_url="x", user_id=str(job["id"]))
+    assert (row["status"], row["video_url"], row["user_id"]) == ("preparing", None, None)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "submissions", "state"),
+    [
+        ({"status": "queued", "submission": "refused"}, "queued", 0, "refused"),
+        (
+            {"status": "failed", "submission": "refused", "error_code": "run_refused"},
+            "failed", 0, "refused",
+        ),
+        ({"status": "preparing", "submission": "unknown"}, "preparing", 1, "unknown"),
+    ],
+)  # fmt: skip
+def test_what_the_sender_learnt_of_its_post_is_written(
+    database: Database, worker: Worker, ending: Any, status: str, submissions: int, state: str
+) -> None:
+    """Also when its lease is over: nobody else can know it."""
+    job = claimed(database, worker)
+    worker.begin(job)
+    expire_lease(database, job["id"])
+    worker.recover()
+    (row,) = worker.end(job, **ending)
+    assert (row["status"], row["submissions"]) == (status, submissions)
+    assert [sub["state"] for sub in database.submissions(job["id"])] == [state]
+    assert worker.end(job, **ending) == [] or state == "unknown", "once only"
+
+
+def test_a_give_back_of_a_cancelled_job_cancels_it(database: Database, worker: Worker) -> None:
+    job = claimed(database, worker)
+    database.sql("update public.video_jobs set cancel_requested = true")
+    (row,) = worker.end(job, "failed", error_code="audio_missing")
+    assert (row["status"], row["phase"], row["error_code"]) == ("cancelled", "done", None)
+
+
+def test_an_unknown_submission_of_a_cancelled_job_keeps_it_open(
+    database: Database, worker: Worker
+) -> None:
+    job = claimed(database, worker)
+    worker.begin(job)
+    database.sql("update public.video_jobs set cancel_requested = true")
+    (row,) = worker.end(job, "preparing", phase="confirming_submission", submission="unknown")
+    assert (row["status"], row["phase"]) == ("preparing", "cancelling")
+
+
+def test_what_became_of_a_deleted_jobs_post_is_still_written(
+    database: Database, worker: Worker
+) -> None:
+    job = claimed(database, worker)
+    worker.begin(job)
+    database.sql("delete from public.video_jobs")
+    assert worker.end(job, submission="refused") == []
+    assert database.submissions(job["id"])[0]["state"] == "refused"
