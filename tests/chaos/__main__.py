@@ -16,7 +16,7 @@ from tests.chaos.faults import RETENTION_SECONDS, Mischief
 from tests.chaos.observer import Observer
 from tests.chaos.people import People
 from tests.chaos.verdict import Verdict, judge
-from tests.world import Balancer, World
+from tests.world import Balancer, Daemon, World
 
 OPTIONS = {
     "run_seconds_min": 0.2,
@@ -50,7 +50,7 @@ async def storm(*, seed: int, seconds: float, jobs: int, workers: int) -> Verdic
     rng = random.Random(seed)
     options = {**OPTIONS, "seed": seed}
     async with World(options=options, settings=SETTINGS) as world:
-        daemons = []
+        daemons: list[Daemon] = []
         balancer = Balancer(daemons, random.Random(seed + 1))
         await balancer.start()
         for _ in range(workers):

@@ -36,7 +36,7 @@ class People:
             due = began + self._seconds * number / self._jobs
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             await self._insert()
-            if self._rng.random() < 0.15:
+            if self._rng.random() < 0.3:
                 await self._meddle()
 
     async def _insert(self) -> None:
@@ -61,7 +61,7 @@ class People:
                 await asyncio.sleep(0.2)
 
     async def _meddle(self) -> None:
-        job_id = self._rng.choice(self.inserted[-40:])
+        job_id = self._rng.choice(self.inserted[-6:])
         act = self._rng.choice([self._cancel, self._cancel, self._delete, self._retry])
         try:
             await act(job_id)

@@ -43,7 +43,7 @@ async def test_a_kill_at_this_step_costs_no_second_run(step: tuple[str, str, str
 
 @pytest.mark.parametrize("step", ACCEPTED_UNKNOWN, ids=_name)
 async def test_without_webhooks_an_unknown_run_is_counted(step: tuple[str, str, str]) -> None:
-    """Nothing can adopt the run, so after the wait there is a second one, and both are on record."""
+    """Nothing can adopt the run: after the wait there is a second one, both on record."""
     runs, states = await _kill_at(step, webhooks=False)
     assert runs == 2
     assert states == ["expired", "completed"]
