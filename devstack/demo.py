@@ -7,16 +7,15 @@ import logging
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import av
 import httpx
 
-from devstack.demo_check import differences, facts_of
+from devstack.demo_check import VideoFacts, differences, facts_of
 from devstack.demo_daemon import Daemon, DaemonFailed
-from devstack.demo_job import Job, JobFailed
+from devstack.demo_job import Job, JobFailed, Row
 from devstack.demo_screen import Screen
 from devstack.launch import PostgresMissing
 from devstack.stack import Stack
@@ -79,14 +78,18 @@ async def _demo(screen: Screen, image: Path, audio: Path, data: Path) -> int:
     log = data / "worker.log"
     try:
         with screen:
-            await _whole_way(screen, image, audio, data, log)
+            row, path = await _whole_way(screen, image, audio, data, log)
+            facts = await _check(screen, row, path)
     except (PostgresMissing, RuntimeError, OSError, DaemonFailed, JobFailed, NoVideo) as failed:
         screen.failure(str(failed), Daemon({}, log).last_words())
         return FAILED
+    screen.summary(row, path, facts)
     return GOOD
 
 
-async def _whole_way(screen: Screen, image: Path, audio: Path, data: Path, log: Path) -> None:
+async def _whole_way(
+    screen: Screen, image: Path, audio: Path, data: Path, log: Path
+) -> tuple[Row, Path]:
     screen.step("starting Postgres, the Supabase gateway and the RunPod stand-in")
     async with Stack(data=data / "stack") as stack:
         if stack.runpod is not None:
@@ -106,10 +109,10 @@ async def _whole_way(screen: Screen, image: Path, audio: Path, data: Path, log: 
         finally:
             await job.close()
             await daemon.stop()
-    await _check(screen, row, path)
+    return row, path
 
 
-async def _fetch(row: Mapping[str, Any], folder: Path) -> Path:
+async def _fetch(row: Row, folder: Path) -> Path:
     """Save the video where it stays."""
     async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.get(row["video_url"])
@@ -124,7 +127,7 @@ def _save(content: bytes, path: Path) -> Path:
     return path.resolve()
 
 
-async def _check(screen: Screen, row: Mapping[str, Any], path: Path) -> None:
+async def _check(screen: Screen, row: Row, path: Path) -> VideoFacts:
     screen.step("checking the video frame by frame")
     try:
         facts = await asyncio.to_thread(facts_of, path)
@@ -133,4 +136,4 @@ async def _check(screen: Screen, row: Mapping[str, Any], path: Path) -> None:
     wrong = differences(facts, row)
     if wrong:
         raise NoVideo(f"{path} is not what the row says: {'; '.join(wrong)}")
-    screen.summary(row, path, facts)
+    return facts
