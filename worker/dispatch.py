@@ -114,7 +114,8 @@ class Dispatcher:
         if self.breaker.room is not None:
             want = min(want, self.breaker.room - len(self.working))
         if want > 0:
-            for job in await self._store.claim(want, self._policy.limits):
+            held = list(self.working)
+            for job in await self._store.claim(want, self._policy.limits, holding=held):
                 self._start(job, tasks)
         return self.breaker.seconds_to_probe(self._boot_time())
 

@@ -74,7 +74,9 @@ class Written:
 class JobStore(Protocol):
     """The table: StoreUnavailable when it is away, StoreRefused when it refuses one write."""
 
-    async def claim(self, want: int, limits: ClaimLimits) -> list[Job]: ...
+    async def claim(
+        self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
+    ) -> list[Job]: ...
 
     async def recover(self) -> list[Job]: ...
 

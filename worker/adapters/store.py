@@ -37,8 +37,10 @@ class SupabaseStore:
         self._poll = poll_seconds
         self._endpoint_id = endpoint_id
 
-    async def claim(self, want: int, limits: ClaimLimits) -> list[Job]:
-        """Take up to `want` rows for a lease; attempt + 1 happens in the same statement."""
+    async def claim(
+        self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
+    ) -> list[Job]:
+        """Take up to `want` rows for a lease; ours that are not in `holding` go back first."""
         rows = await self._call(
             "claim_video_jobs_v1",
             p_owner=self._owner,
@@ -49,6 +51,7 @@ class SupabaseStore:
             p_max_queued_runs=limits.max_queued_runs,
             p_max_in_flight_per_user=limits.max_in_flight_per_user,
             p_max_submissions_per_user_per_day=limits.max_submissions_per_user_per_day,
+            p_holding=list(holding),
         )
         return [Job.from_row(row) for row in rows]
 
