@@ -189,8 +189,10 @@ class _Judge:
         if self._queue_deadline_passed(keep):
             return self._stop_waiting(live)
         if keep.state is SubmissionState.QUEUED:
+            # Another run of this try may have started before: the row never goes backwards.
+            ran = self.job.status is JobStatus.RUNNING
             values: dict[str, Any] = {
-                "status": JobStatus.SUBMITTED.value,
+                "status": (JobStatus.RUNNING if ran else JobStatus.SUBMITTED).value,
                 "phase": "waiting_gpu",
                 "runpod_job_id": keep.runpod_job_id,
             }
