@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +15,10 @@ from worker.adapters.address import Kind
 from worker.adapters.audio import probe_audio
 from worker.adapters.fetch import Fetcher
 from worker.adapters.images import DEFAULT_MAX_PIXELS, Fit, probe_image
-from worker.adapters.media import MediaThreads
+from worker.adapters.media import MediaThreads, both
 from worker.adapters.prepared import PreparedStore, RenderPlan
 from worker.adapters.storage import SCHEME, ObjectName, StorageApi, parse_storage_url
-from worker.core.errors import InputUnavailable, JobFailed, Notice, WorkerError
+from worker.core.errors import InputUnavailable, JobFailed, Notice
 from worker.core.media import AudioFacts, ImageFacts, PublishedInputs
 
 MIB = 1024 * 1024
@@ -100,7 +100,7 @@ class InputDesk:
         audio_source = self._source("audio", audio_url, user)
         async with self._open:
             with TemporaryFile() as image_file, TemporaryFile() as audio_file:
-                image, audio = await _both(
+                image, audio = await both(
                     self._image(image_source, image_file), self._audio(audio_source, audio_file)
                 )
                 yield OpenedMedia(
@@ -243,37 +243,3 @@ async def _within(seconds: float, kind: Kind) -> AsyncIterator[None]:
         raise InputUnavailable(
             f"{kind}_unreadable", f"The {kind} could not be decoded within {seconds:g} s."
         ) from error
-
-
-async def _both(
-    image: Coroutine[None, None, ImageFacts], audio: Coroutine[None, None, AudioFacts]
-) -> tuple[ImageFacts, AudioFacts]:
-    """Wait for both; the first failure stops the other."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            image_task, audio_task = group.create_task(image), group.create_task(audio)
-    except BaseExceptionGroup as errors:
-        failure = _foremost(errors)
-    else:
-        return image_task.result(), audio_task.result()
-    # Raised out here, so that the error does not drag the group that it was in behind it.
-    raise failure
-
-
-def _foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to report: one that ends the job before one that may pass, a defect before all."""
-    flat = list(_flatten(errors))
-    for error in flat:
-        if not isinstance(error, WorkerError):
-            return error
-    for error in flat:
-        if isinstance(error, JobFailed):
-            return error
-    return flat[0]
-
-
-def _flatten(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in errors.exceptions:
-        found.extend(_flatten(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found

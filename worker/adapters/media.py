@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, TypeVar
 
 from worker.adapters.address import Kind
-from worker.core.errors import JobFailed
+from worker.core.errors import JobFailed, WorkerError
 
 T = TypeVar("T")
+U = TypeVar("U")
 Stopped = Callable[[], bool]
 """Asked between two steps of long work: is the result still wanted?"""
 
@@ -77,3 +78,35 @@ def refuse_text(file: BinaryIO, *, kind: Kind) -> None:
             f"{kind}_unreadable",
             f"The {kind} file holds text, such as an error page or a playlist.",
         )
+
+
+async def both(first: Coroutine[None, None, T], second: Coroutine[None, None, U]) -> tuple[T, U]:
+    """Wait for both; a failure stops the other one, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as errors:
+        failure = _foremost(errors)
+    else:
+        return one.result(), other.result()
+    # Raised out here, so that the error does not drag the group that it was in behind it.
+    raise failure
+
+
+def _foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to report: one that ends the job before one that may pass, a defect before all."""
+    flat = list(_flatten(errors))
+    for error in flat:
+        if not isinstance(error, WorkerError):
+            return error
+    for error in flat:
+        if isinstance(error, JobFailed):
+            return error
+    return flat[0]
+
+
+def _flatten(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in errors.exceptions:
+        found.extend(_flatten(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found
