@@ -64,11 +64,11 @@ def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
     if _everyone_reaches(data.parent):
         if not _everyone_reaches(binaries):
             # Nobody can enter a private directory: take a namespace, or a copy of the package.
-            if _user_namespaces_work():
+            if user_namespaces_work():
                 return Launch(binaries=binaries, prefix=_namespace_prefix())
             binaries = _copy_package(binaries, scratch)
         return Launch(binaries=binaries, user=NOBODY)
-    if _user_namespaces_work():
+    if user_namespaces_work():
         return Launch(binaries=binaries, prefix=_namespace_prefix())
     raise PostgresMissing(
         f"As root, PostgreSQL runs as user {NOBODY}, who cannot reach {data}:"
@@ -86,7 +86,8 @@ def _namespace_prefix() -> tuple[str, ...]:
     return ("unshare", "--user", "--map-user=65534", "--map-group=65534")
 
 
-def _user_namespaces_work() -> bool:
+def user_namespaces_work() -> bool:
+    """Whether this user may make a user namespace; default containers forbid it."""
     if shutil.which("unshare") is None:
         return False
     probe = subprocess.run([*_namespace_prefix(), "true"], capture_output=True, check=False)

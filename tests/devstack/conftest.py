@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
+from websockets.asyncio.client import ClientConnection, connect
 
 from devstack.postgres import Postgres
 from devstack.stack import Stack
 from devstack.supabase.database import prepare
+from tests.devstack.realtime_phone import Phone
 
 SCHEMA = Path(__file__).with_name("schema")
 TEMPLATE = "gateway_template"
 _numbers = itertools.count(1)
 
-NewClient = Callable[..., "asyncio.Future[AsyncClient]"]
+NewClient = Callable[..., Awaitable[AsyncClient]]
+Dial = Callable[..., Awaitable[Phone]]
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +69,7 @@ async def client_of(gateway: Stack, http: httpx.AsyncClient) -> AsyncIterator[Ne
         made.append(client)
         return client
 
-    yield make  # type: ignore[misc] # a coroutine function is awaited the same way
+    yield make
     for client in made:
         await client.realtime.close()
 
@@ -100,3 +102,25 @@ def sql(gateway: Stack) -> Callable[..., list[tuple[object, ...]]]:
             return cursor.fetchall() if cursor.description else []
 
     return run
+
+
+@pytest.fixture
+async def dial(gateway: Stack) -> AsyncIterator[Dial]:
+    sockets: list[ClientConnection] = []
+
+    async def make(key: str | None = None, version: str = "1.0.0") -> Phone:
+        key = gateway.keys.service_role if key is None else key
+        address = gateway.url.replace("http", "ws")
+        query = f"apikey={key}&vsn={version}"
+        socket = await connect(f"{address}/realtime/v1/websocket?{query}", proxy=None)
+        sockets.append(socket)
+        return Phone(socket, version)
+
+    yield make
+    for socket in sockets:
+        await socket.close()
+
+
+@pytest.fixture
+async def phone(dial: Dial) -> Phone:
+    return await dial()
