@@ -1,5 +1,6 @@
 """The preview video is exactly what the graph asks for."""
 
+import wave
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from devstack import media
 from tests.devstack.runpod_kit import SAMPLES
 
 
-def rendered(path: Path, width: int, height: int, frames: int, audio: str = "speech.mp3") -> Path:
+def rendered(path: Path, width: int, height: int, frames: int, audio: Path | None = None) -> Path:
     target = path / "preview.mp4"
     media.render(
         image=SAMPLES / "portrait.jpg",
-        audio=SAMPLES / audio,
+        audio=audio or SAMPLES / "speech.mp3",
         target=target,
         width=width,
         height=height,
@@ -69,10 +70,32 @@ def test_a_picture_is_cut_around_its_centre_not_stretched(tmp_path: Path) -> Non
 
 def test_a_picture_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
     picture = Image.new("RGB", (64, 32), "red")
+    picture.paste("blue", (32, 0, 64, 32))
     exif = Image.Exif()
+    # "Turn by 90 degrees": the left half comes to the top.
     exif[0x0112] = 6
-    picture.save(tmp_path / "sideways.jpg", exif=exif)
-    assert media.fit(tmp_path / "sideways.jpg", 32, 64).size == (32, 64)
+    picture.save(tmp_path / "sideways.png", exif=exif)
+    upright = media.fit(tmp_path / "sideways.png", 32, 64)
+    assert (upright.getpixel((16, 5)), upright.getpixel((16, 58))) == ((255, 0, 0), (0, 0, 255))
+
+
+def test_the_meter_is_low_in_silence_and_high_where_the_sound_is_loud(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 44_100, 0, "NONE", ""))
+        silence, loud = b"\0\0" * 44_100, b"\xff\x3f\x01\xc0" * 22_050
+        sound.writeframes(silence + loud + silence * 2)
+    video = rendered(tmp_path, 480, 832, 100, audio=tmp_path / "sound.wav")
+    with av.open(str(video)) as container:
+        images = [frame.to_image() for frame in container.decode(video=0)]
+    # The strip is 58 high and its bars stand on its middle; the sound is in frames 25 to 50.
+    now = (228, 778, 252, 798)
+    before, during, after = (_brightness(images[at].crop(now)) for at in (10, 38, 80))
+    assert during > max(before, after) + 40
+
+
+def _brightness(image: Image.Image) -> float:
+    data = image.convert("L").tobytes()
+    return sum(data) / len(data)
 
 
 def _difference(one: Image.Image, other: Image.Image) -> float:
