@@ -1,7 +1,6 @@
 """The doorbell at the local stack: from a row changed by plain SQL to a ring."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import psycopg
@@ -46,12 +45,17 @@ async def sql(stack: Stack, text: str, *values: object, writer: str = "") -> str
 
 
 async def rings_within_a_second(stack: Stack, ears: Ears) -> None:
-    job_id = await sql(stack, INSERT)
-    started = time.monotonic()
-    async with asyncio.timeout(10):
-        while (await ears.rings.get()).job_id != job_id:
-            pass
-    assert time.monotonic() - started < 1
+    """One ring may be late or lost, by Realtime's nature; three in a row may not."""
+    for _ in range(3):
+        job_id = await sql(stack, INSERT)
+        try:
+            async with asyncio.timeout(1):
+                while (await ears.rings.get()).job_id != job_id:
+                    pass
+        except TimeoutError:
+            continue
+        return
+    pytest.fail("no row rang within a second")
 
 
 @pytest.mark.parametrize("kind", ["service_role", "secret"])
