@@ -40,13 +40,15 @@ class Breaker:
         jitter: float = 1.0,
     ) -> None:
         """A submission failed for reasons of the provider or the operator."""
-        self._trips += 1
+        # Several POSTs that fail together are one outage, not several.
+        if self.closed or self._half_open or now >= self._probe_at:
+            self._trips += 1
         self.reason = reason
         self.operator = operator
         self._half_open = False
         self._trial = False
         pause = backoff(self._trips, first=self._first, most=self._most, jitter=jitter)
-        self._probe_at = now + max(pause, wait or 0.0)
+        self._probe_at = max(self._probe_at, now + max(pause, wait or 0.0))
 
     def probe_due(self, now: float) -> bool:
         """Whether it is time to ask GET /health."""
@@ -84,5 +86,6 @@ class Breaker:
         self.reason = None
         self.operator = False
         self._trips = 0
+        self._probe_at = 0.0
         self._half_open = False
         self._trial = False
