@@ -69,6 +69,10 @@ def _cancel_due(sub: Submission, limits: Limits) -> bool:
     return sub.cancel_asked_ago is None or sub.cancel_asked_ago >= limits.cancel_again
 
 
+def _stopped_by_us(sub: Submission) -> bool:
+    return sub.state is SubmissionState.CANCELLED and sub.cancel_asked_ago is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judge:
     """Decides the job's move from all submissions of its present try."""
@@ -92,8 +96,10 @@ class _Judge:
             and self.job.lease_left is not None
             and self.job.lease_left > 0
         )
-        if held and not live:
-            # The dispatcher has the row in hand and will hear of a cancel itself.
+        posting = any(one.state is SubmissionState.SUBMITTING for one in still_open)
+        if (held or posting) and not live:
+            # The dispatcher has the row in hand and will hear of a cancel itself; what a dead one
+            # left is taken back when its lease is over.
             return self._write(None, outcome="left_to_dispatch")
         if self.job.cancel_requested or self.job.ending_code is not None:
             return self._ending(still_open, live)
@@ -102,7 +108,7 @@ class _Judge:
         if still_open:
             return self._write(self._if_new({"phase": "confirming_submission"}), outcome="waiting")
         if self.job.status is JobStatus.QUEUED:
-            return self._write(None, outcome="in_line_again")
+            return self._write(self._if_new({}), outcome="in_line_again")
         return self._all_ended()
 
     def _write(
@@ -115,8 +121,10 @@ class _Judge:
     ) -> Decision:
         asked = {one.attempt for one in cancel}
         own = self.look.change
-        if own.attempt in asked:
-            own = replace(own, cancel_asked=True, poll_seconds=self.limits.soon)
+        now = self.look.now
+        if own.attempt in asked or (now.state.live and now.cancel_asked_ago is not None):
+            # A cancel takes effect within seconds; the people who asked for it are waiting.
+            own = replace(own, cancel_asked=own.attempt in asked, poll_seconds=self.limits.soon)
         others = tuple(
             SubmissionChange(attempt=attempt, cancel_asked=True, poll_seconds=self.limits.soon)
             for attempt in sorted(asked - {own.attempt})
@@ -248,9 +256,9 @@ class _Judge:
     def _all_ended(self) -> Decision:
         ended = [one for one in self.after.present if one.state is not SubmissionState.REFUSED]
         failure = self.look.failure
-        if failure is None:
-            code = ended[-1].error_code if ended else None
-            code = code if code in CODES else "run_lost"
+        if failure is None or _stopped_by_us(self.look.now):
+            codes = [one.error_code for one in ended if not _stopped_by_us(one)]
+            code = next((one for one in reversed(codes) if one in CODES), "run_lost")
             failure = Failure(
                 code=code, message=CODES[code].meaning, retryable=CODES[code].retryable
             )
