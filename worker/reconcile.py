@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 32
 PAGE = 200
 MAX_ROUNDS = 8
+FORGET_AFTER = 6 * 3600.0
 
 Key = tuple[str, int]
 News = tuple[Case, int, Observation]
@@ -80,6 +81,7 @@ class Reconciler:
         self._held: dict[Key, _Held] = {}
         self._evidence: dict[Key, Evidence] = {}
         self._ended_runs: set[str] = set()
+        self._discarded: set[Key] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._started = False
 
@@ -98,6 +100,7 @@ class Reconciler:
         decisions = await self.apply(news)
         if self._exclusive:
             decisions += await self.apply(await self._search_evidence(cases))
+        self._let_go()
         METRICS.open_runs.set(len(self._held))
         METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
         pauses = [
@@ -115,7 +118,8 @@ class Reconciler:
         after = ""
         while page := await self._store.take_due(PAGE, everything_after=after):
             cases += page
-            after = page[-1].job_id
+            # A row that fell due meanwhile may come out of order.
+            after = max(after, page[-1].job_id)
         self._started = True
         return cases
 
@@ -179,14 +183,12 @@ class Reconciler:
     async def _watch_from_memory(self) -> None:
         """The table is away: look at the runs we know of, and keep what they bring."""
         now = self._clock()
-        due = [
-            one
-            for one in self._held.values()
-            if one.brought is None and now - one.looked_at >= self._limits.poll
-        ]
+        due = [one for one in self._held.values() if now - one.looked_at >= self._limits.poll]
 
         async def look(one: _Held) -> None:
             one.looked_at = now
+            if one.brought is not None:
+                return
             try:
                 update = await self._status(one.run_id, one.endpoint_id)
             except (RunGone, OperatorFault, TransientError):
@@ -197,6 +199,12 @@ class Reconciler:
             for one in due:
                 group.create_task(look(one))
         METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
+
+    def _let_go(self) -> None:
+        """Forget runs that the table has not brought up for long: another worker saw their end."""
+        stale = self._clock() - FORGET_AFTER
+        for key in [key for key, one in self._held.items() if one.looked_at < stale]:
+            del self._held[key]
 
     async def webhook(self, job_id: str, attempt: int, body: object) -> str:
         """An authenticated webhook: a hint to ask /status. Returns what became of it.
@@ -327,6 +335,8 @@ class Reconciler:
             log.info("job.changed", **what)
         if decision.cancel:
             await asyncio.gather(*(self._cancel(sub) for sub in decision.cancel))
+        for sub in _unwanted(case, decision):
+            await self._discard(sub)
         if job or decision.change.completed:
             self.changed()
 
@@ -342,8 +352,20 @@ class Reconciler:
             if held.brought is not None and held.brought.delay_ms is not None:
                 METRICS.queue_wait.observe(held.brought.delay_ms / 1000)
         sub = case.submission(attempt)
-        if sub is not None and sub.input_objects and decision.outcome != "completed":
+        if sub is not None and decision.outcome != "completed":
+            await self._discard(sub)
+            self._discarded.discard((case.job_id, attempt))
+
+    async def _discard(self, sub: Submission) -> None:
+        """Take the inputs away, once: a run that starts in spite of us dies at its download."""
+        key = (sub.job_id, sub.attempt)
+        if not sub.input_objects or key in self._discarded:
+            return
+        try:
             await self._media.discard(sub.input_objects)
+            self._discarded.add(key)
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("inputs.not_discarded", job_id=sub.job_id, reason=error.message)
 
     async def _cancel(self, sub: Submission) -> None:
         if sub.runpod_job_id is None:
@@ -403,6 +425,13 @@ class Reconciler:
             confirmed_live=confirmed,
             ended_so_far=len(self._ended_runs),
         )
+
+
+def _unwanted(case: Case, decision: Decision) -> tuple[Submission, ...]:
+    """Submissions whose run must not render any more: cancelled, or never confirmed and unasked."""
+    stopped = decision.outcome == "cancelling" or case.job is None
+    unknown = (one for one in case.submissions if one.state is SubmissionState.UNKNOWN)
+    return decision.cancel + (tuple(unknown) if stopped else ())
 
 
 def _parsed(body: object) -> RunUpdate | None:
