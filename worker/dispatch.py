@@ -65,8 +65,16 @@ class _Claim:
 
     job: Job
     task: asyncio.Task[None] | None = None
+    begun: bool = False
+    unwanted: bool = False
     posting: bool = False
     began: float = field(default=0.0)
+
+    def let_go(self) -> None:
+        """Stop the work; a task that has not begun could not clean up if it were cancelled."""
+        self.unwanted = True
+        if self.begun and self.task is not None:
+            self.task.cancel()
 
 
 class Dispatcher:
@@ -137,8 +145,7 @@ class Dispatcher:
             lost = row is None or row.attempt != claim.job.attempt
             if (lost or (row is not None and row.cancel_requested)) and not claim.posting:
                 log.info("job.let_go", job_id=claim.job.id, attempt=claim.job.attempt, lost=lost)
-                if claim.task is not None:
-                    claim.task.cancel()
+                claim.let_go()
 
     async def stop(self, seconds: float) -> None:
         """Claim nothing more; give back what has not been sent, wait for what is being sent."""
@@ -148,7 +155,7 @@ class Dispatcher:
             if claim.task is not None:
                 tasks.append(claim.task)
                 if not claim.posting:
-                    claim.task.cancel()
+                    claim.let_go()
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
@@ -186,10 +193,14 @@ class Dispatcher:
         job = claim.job
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
             try:
-                await self._prepare(claim)
+                claim.begun = True
+                if not claim.unwanted:
+                    await self._prepare(claim)
+                else:
+                    await self._end(job, ClaimEnding(status="queued"))
             except asyncio.CancelledError:
                 # Cancelled by us: the row goes back, and the task ends as if it had finished.
-                await self._end(job, ClaimEnding(status="queued"))
+                await self._end(job, self._broken_off(claim, ClaimEnding(status="queued")))
             except JobFailed as error:
                 log.info("job.failed", code=error.code, reason=error.message)
                 await self._end(job, _failed(error.code, error.message))
@@ -199,12 +210,12 @@ class Dispatcher:
             except TransientError as error:
                 log.info("job.given_back", reason=error.message)
                 ending = ClaimEnding(status="queued", retry_seconds=error.retry_in or 10.0)
-                await self._end(job, ending)
+                await self._end(job, self._broken_off(claim, ending))
             except Exception:  # one odd row must not end the process for all
                 log.exception("job.internal_error")
                 text = "The worker met an error of its own with this job. Try it again; the "
                 text += "operator finds the cause in the worker's log."
-                await self._end(job, _failed("internal_error", text))
+                await self._end(job, self._broken_off(claim, _failed("internal_error", text)))
             finally:
                 self.working.pop(job.id, None)
                 self.freed()
@@ -242,16 +253,39 @@ class Dispatcher:
                     raise JobFailed(error.code, error.message) from error
                 wait = self._policy.input_retry_seconds * (INPUT_TRIES - tries_left) ** 2
                 await asyncio.sleep(error.retry_in or wait)
-        sent = False
+        sent: bool | None = None
         try:
             sent = await self._submit(claim, plan, inputs)
         finally:
-            if not sent and inputs.objects:
+            # Without a word of the POST a run may be reading them.
+            if sent is False or not claim.posting:
+                await self._discard(inputs)
+
+    def _broken_off(self, claim: _Claim, ending: ClaimEnding) -> ClaimEnding:
+        """How a claim ends whose work broke off: with a POST under way its outcome is unknown."""
+        if not claim.posting:
+            return ending
+        self.breaker.unused()
+        return _unknown("the work broke off while POST /run was under way")
+
+    async def _discard(self, inputs: PublishedInputs) -> None:
+        try:
+            if inputs.objects:
                 await self._media.discard(inputs.objects)
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("inputs.not_discarded", reason=error.message)
 
     async def _submit(self, claim: _Claim, plan: Plan, inputs: PublishedInputs) -> bool:
         """Returns whether a run may exist that reads the inputs."""
         job = claim.job
+        body = build_body(
+            self._template,
+            plan,
+            job_id=job.id,
+            image_url=inputs.image_url,
+            audio_url=inputs.audio_url,
+            webhook=self._webhook_url(job.id, job.attempt),
+        )
         if not self.breaker.allow():
             await self._end(job, ClaimEnding(status="queued"))
             return False
@@ -270,25 +304,18 @@ class Dispatcher:
             begun = await self._store.begin(job, beginning)
         except (StoreUnavailable, StoreRefused):
             self.breaker.unused()
+            claim.posting = False
             raise
         if begun is None:
             self.breaker.unused()
             log.info("job.claim_lost")
-            await self._end(job, ClaimEnding(status="queued"))
+            await self._end(job, ClaimEnding(status="queued", retry_seconds=5.0))
             return False
         # A machine that slept here may wake when the lease is long over and another has the row.
         if self._boot_time() - began > self._policy.lease_seconds / 2:
             self.breaker.unused()
             await self._end(job, _refused("the lease was too old to send", 0.0))
             return False
-        body = build_body(
-            self._template,
-            plan,
-            job_id=job.id,
-            image_url=inputs.image_url,
-            audio_url=inputs.audio_url,
-            webhook=self._webhook_url(job.id, job.attempt),
-        )
         return await self._post(claim, body)
 
     async def _post(self, claim: _Claim, body: dict[str, object]) -> bool:
@@ -312,13 +339,7 @@ class Dispatcher:
             self._trip(error.message)
             METRICS.submissions.labels("unknown").inc()
             log.warning("job.submission_unknown", reason=error.message)
-            ending = ClaimEnding(
-                status="preparing",
-                phase="confirming_submission",
-                submission="unknown",
-                raw_error=error.message,
-            )
-            await self._settle(job, ending)
+            await self._settle(job, _unknown(error.message))
             return True
         else:
             self._untrip()
@@ -394,6 +415,15 @@ def _failed(code: str, message: str, *, submission: str | None = None) -> ClaimE
         error_message=message[:1000],
         submission=submission,
         raw_error=message[:2000] if submission else None,
+    )
+
+
+def _unknown(why: str) -> ClaimEnding:
+    return ClaimEnding(
+        status="preparing",
+        phase="confirming_submission",
+        submission="unknown",
+        raw_error=why[:2000],
     )
 
 
