@@ -41,7 +41,7 @@ class SupabaseStore:
         self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
     ) -> list[Job]:
         """Take up to `want` rows for a lease; ours that are not in `holding` go back first."""
-        rows = await self._call(
+        rows = await self._rows(
             "claim_video_jobs_v1",
             p_owner=self._owner,
             p_want=want,
@@ -57,11 +57,11 @@ class SupabaseStore:
 
     async def recover(self) -> list[Job]:
         """Make rows with an expired lease claimable again; returns those rows."""
-        return [Job.from_row(row) for row in await self._call("recover_video_jobs_v1")]
+        return [Job.from_row(row) for row in await self._rows("recover_video_jobs_v1")]
 
     async def renew(self, job_ids: Sequence[str]) -> list[Job]:
         """Renew leases; a row that is missing from the answer is lost."""
-        rows = await self._call(
+        rows = await self._rows(
             "renew_video_job_leases_v1",
             p_owner=self._owner,
             p_job_ids=list(job_ids),
@@ -71,7 +71,7 @@ class SupabaseStore:
 
     async def begin(self, job: Job, beginning: Beginning) -> Job | None:
         """Commit a submission before its POST; None when the claim is lost or no longer wanted."""
-        rows = await self._call(
+        rows = await self._rows(
             "begin_video_job_submission_v1",
             p_job_id=job.id,
             p_attempt=job.attempt,
@@ -89,7 +89,7 @@ class SupabaseStore:
 
     async def record(self, job_id: str, attempt: int, run_id: str) -> Recorded | None:
         """Record RunPod's id, from its answer or a webhook; None without such a submission."""
-        rows = await self._call(
+        rows = await self._rows(
             "record_video_job_submission_v1",
             p_job_id=job_id,
             p_attempt=attempt,
@@ -101,7 +101,7 @@ class SupabaseStore:
 
     async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None:
         """Give a row back, fail it, or leave it waiting for its POST; None if it was not ours."""
-        rows = await self._call(
+        rows = await self._rows(
             "end_video_job_claim_v1",
             p_job_id=job.id,
             p_attempt=job.attempt,
@@ -120,7 +120,7 @@ class SupabaseStore:
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
         """Cases with submissions to look at now; `everything_after`: all, in pages by job id."""
-        rows = await self._call(
+        rows = await self._rows(
             "take_due_video_job_submissions_v1",
             p_want=want,
             p_poll_seconds=self._poll,
@@ -131,12 +131,12 @@ class SupabaseStore:
 
     async def case(self, job_id: str) -> Case | None:
         """One job with its submissions; None when neither exists."""
-        rows = await self._call("get_video_job_case_v1", p_job_id=job_id)
+        rows = await self._rows("get_video_job_case_v1", p_job_id=job_id)
         return Case.from_json(job_id, rows[0]) if rows else None
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
         """Write decisions, each only if its case is unchanged; all in one transaction."""
-        rows = await self._call(
+        rows = await self._rows(
             "write_video_job_changes_v1", p_changes=[change.as_json() for change in changes]
         )
         return [
@@ -154,12 +154,19 @@ class SupabaseStore:
 
     async def count(self) -> dict[str, tuple[int, float]]:
         """Rows that have not ended and the oldest one's age in seconds, by status."""
-        rows = await self._call("count_video_jobs_v1")
+        rows = await self._rows("count_video_jobs_v1")
         return {row["status"]: (row["jobs"], row["oldest_seconds"]) for row in rows}
 
     async def prune(self, keep_days: int) -> None:
         """Forget old timeline entries and the ended submissions of deleted jobs."""
         await self._call("prune_video_job_history_v1", p_keep_days=keep_days)
+
+    async def _rows(self, function: str, **arguments: object) -> list[Any]:
+        data = await self._call(function, **arguments)
+        # A proxy's page with status 200 comes as its text.
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+            raise StoreUnavailable("Supabase's answer does not come from the database.")
+        return data
 
     async def _call(self, function: str, **arguments: object) -> Any:
         try:
@@ -179,7 +186,9 @@ def translated(error: APIError) -> StoreRefused | StoreUnavailable:
         return StoreRefused(f"{said} ({code})")
     if code in ("PGRST202", "42883", "42P01", "PGRST205"):
         said = f"The tables or functions are missing; run the migrations. {said}"
-    if code in ("401", "PGRST301", "PGRST302", "PGRST303", "42501"):
+    keys = ("401", "PGRST301", "PGRST302", "PGRST303", "42501")
+    # The platform refuses a key before PostgREST sees it, and then without a code.
+    if code in keys or said.startswith(("Invalid API key", "No API key")):
         said = f"The service key is not accepted; check SUPABASE_SERVICE_ROLE_KEY. {said}"
     return StoreUnavailable(f"Supabase answered {code or 'an error'}: {said}")
 
