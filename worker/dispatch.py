@@ -171,7 +171,12 @@ class Dispatcher:
         else:
             self.breaker.probed(self._boot_time(), None)
             METRICS.breaker_open.set(0)
-            self._board.clear("runpod")
+            if self.breaker.operator:
+                # /health also answers an account without credit: only a job can tell.
+                reason = f"{self.breaker.reason} /health answers; the next job will tell."
+                self._board.note("runpod", reason)
+            else:
+                self._board.clear("runpod")
             log.info("runpod.probed", result="answers again")
 
     def _trip(self, reason: str, *, operator: bool = False, wait: float | None = None) -> None:
