@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from worker import __version__
-from worker.commands import migrate, plan, submit, workflow
+from worker.commands import doctor, jobs, migrate, plan, submit, workflow
 from worker.commands import run as run_command
 
 app = typer.Typer(
@@ -29,5 +29,5 @@ def _main(
         raise typer.Exit(2)
 
 
-for command in (run_command, migrate, submit, plan, workflow):
+for command in (run_command, migrate, submit, jobs, doctor, plan, workflow):
     command.register(app)

@@ -4,15 +4,18 @@ import json
 import math
 import struct
 import wave
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from devstack.postgres import Postgres
+from tests.commands.stand import Stand, standing
 from worker.commands import plan, workflow
 
 
@@ -67,3 +70,21 @@ def landscape(tmp_path: Path) -> Path:
     path = tmp_path / "picture.png"
     Image.new("RGB", (1600, 900), "grey").save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all local stacks of these tests; each has a database of its own."""
+    server = Postgres()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stand(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stand]:
+    """A project, an endpoint and a webhook that are all well, for the tests of one file."""
+    async with standing(postgres, tmp_path_factory.mktemp("stand")) as part:
+        yield part

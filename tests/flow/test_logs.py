@@ -90,7 +90,7 @@ def test_no_secret_is_logged(lines: Any, stream: io.StringIO, what: str, way: st
 
 @pytest.mark.parametrize(
     "name",
-    ["api_key", "authorization", "webhook", "input", "body", "headers_token", "database_url"],
+    ["api_key", "authorization", "webhook", "input", "body", "database_url"],
 )
 def test_fields_named_like_secrets_are_left_out(lines: Any, name: str) -> None:
     structlog.get_logger().info("thing.happened", **{name: {"anything": 1}})

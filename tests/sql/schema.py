@@ -26,7 +26,8 @@ NOISE = re.compile(
 def dump(url: str) -> str:
     """The public schema of a migrated database, with its rights and its part in the publication."""
     command = [str(find_binaries() / "pg_dump"), "--schema-only", "--schema=public", "--no-owner"]
-    done = subprocess.run([*command, url], check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, url], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if not NOISE.match(line)]
     body = re.sub(r"\n{3,}", "\n\n", "\n".join([*lines, "", *_publication(url)]))
     return f"{HEAD}\n{body.strip()}\n"
@@ -48,7 +49,7 @@ def expected(url: str) -> str:
     found = {
         name: value
         for name, value in row[0].items()
-        if name in ("tables", "functions", "published", "migrations")
+        if name not in ("role", "server_time", "server_version")
     }
     return json.dumps(found, indent=1, sort_keys=True) + "\n"
 

@@ -35,16 +35,15 @@ def pending(connection: psycopg.Connection[tuple[object, ...]]) -> list[Path]:
     return [path for path in migrations() if path.stem not in done]
 
 
-def apply(url: str, *, dry_run: bool = False) -> list[str]:
-    """Apply what is missing, one transaction per file; returns the names."""
+def apply(url: str, *, dry_run: bool = False, again: bool = False) -> list[str]:
+    """Apply what is missing (or everything again); each file is its own transaction."""
     with psycopg.connect(url, autocommit=True, connect_timeout=15) as connection:
         connection.execute("select pg_advisory_lock(%s)", [_LOCK])
         try:
             names = []
-            for path in pending(connection):
+            for path in migrations() if again else pending(connection):
                 if not dry_run:
-                    with connection.transaction():
-                        connection.execute(sql.SQL(path.read_text()))
+                    _execute(connection, path)
                 names.append(path.stem)
             if names and not dry_run:
                 # PostgREST keeps the functions' signatures in memory.
@@ -54,8 +53,20 @@ def apply(url: str, *, dry_run: bool = False) -> list[str]:
             connection.execute("select pg_advisory_unlock(%s)", [_LOCK])
 
 
+def _execute(connection: psycopg.Connection[tuple[object, ...]], path: Path) -> None:
+    try:
+        connection.execute(sql.SQL(path.read_text()))
+    except psycopg.Error:
+        # The file's own transaction is still open, and would refuse whatever comes next.
+        connection.rollback()
+        raise
+
+
 def migrate(
     dry_run: Annotated[bool, typer.Option(help="Only say what is missing.")] = False,
+    again: Annotated[
+        bool, typer.Option(help="Apply every file anew: mends rights, functions, policies.")
+    ] = False,
 ) -> None:
     """Bring the database named by DATABASE_URL up to date; running it again does no harm."""
     url = database_url()
@@ -66,7 +77,7 @@ def migrate(
         )
         return
     try:
-        names = apply(url, dry_run=dry_run)
+        names = apply(url, dry_run=dry_run, again=again)
     except psycopg.Error as error:
         first = " ".join(str(error).split())
         typer.echo(f"The migration stopped, nothing of that file was applied: {first}", err=True)

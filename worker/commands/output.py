@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
@@ -21,9 +21,11 @@ _DECIMAL = re.compile(r"[+-]?(?:\d{1,60}\.?\d{0,60}|\.\d{1,60})(?:[eE][+-]?\d{1,
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
-def print_json(value: Mapping[str, object]) -> None:
-    """Print one JSON document, never wrapped."""
-    typer.echo(json.dumps(value, indent=2))
+def print_json(
+    value: Mapping[str, object] | Sequence[Mapping[str, object]], *, line: bool = False
+) -> None:
+    """Print one JSON document, never wrapped; with `line` on one line."""
+    typer.echo(json.dumps(value, indent=None if line else 2))
 
 
 @contextmanager

@@ -1,0 +1,159 @@
+"""A local stack for commands that need an account, and ways to run them against it."""
+
+import asyncio
+import json
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+from psycopg.rows import dict_row
+
+from devstack.postgres import SUPERUSER, Postgres
+from devstack.runpod import RunPodStandIn
+from devstack.server import AppServer
+from devstack.stack import Stack
+from worker.board import Board
+from worker.core.change import Limits
+from worker.doctor.context import Context
+from worker.doctor.examine import CHECKS, examine
+from worker.doctor.result import Result
+from worker.loop import Heartbeats
+from worker.reconcile import Reconciler
+from worker.settings import load_what_is_right
+from worker.web import Web
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a-webhook-secret-of-32-letters-0"
+
+
+class NoJobs:
+    """Stands where the store and RunPod do, for webhooks of jobs that do not exist."""
+
+    endpoint_id = "localendpoint"
+
+    async def case(self, job_id: str) -> None:
+        """There is none."""
+
+
+@dataclass(slots=True)
+class Done:
+    """A command's end."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Stand:
+    """Everything that the commands speak to, as it should be; tests break one thing each."""
+
+    stack: Stack
+    runpod: RunPodStandIn
+    env: dict[str, str]
+    database: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def sql(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Run a statement as the database's owner."""
+        url = self.stack.postgres.url(self.database, user=SUPERUSER)
+        with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(statement.encode(), values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def insert(self, **columns: object) -> str:
+        """Insert a job; returns its id."""
+        row = {
+            "id": str(uuid.uuid4()),
+            "image_url": "https://example.com/i.png",
+            "audio_url": "https://example.com/a.mp3",
+            **columns,
+        }
+        names, marks = ", ".join(row), ", ".join("%s" for _ in row)
+        self.sql(f"insert into public.video_jobs ({names}) values ({marks})", *row.values())
+        return str(row["id"])
+
+    def force(self, job_id: str, **columns: object) -> None:
+        """Set columns that only the worker may write."""
+        sets = ", ".join(f"{name} = %s" for name in columns)
+        url = self.stack.postgres.url(self.database, user=SUPERUSER)
+        with psycopg.connect(url) as connection:
+            connection.execute("select set_config('video_jobs.writer', 'worker', true)")
+            connection.execute(
+                f"update public.video_jobs set {sets} where id = %s".encode(),
+                [*columns.values(), job_id],
+            )
+
+    async def examine(self, *only: str, http: Any = None, **changes: str) -> dict[str, Result]:
+        """The results of the checks whose names begin so, by name."""
+        env = {**self.env, **changes}
+        settings, problems = load_what_is_right(env)
+        checks = [check for check in CHECKS if check.name.startswith(only)] if only else CHECKS
+        async with http or httpx.AsyncClient(timeout=15, trust_env=False) as client:
+            context = Context(settings=settings, problems=problems, http=client)
+            return {one.name: one for one in await examine(context, checks)}
+
+    async def command(self, *arguments: str, **changes: str) -> Done:
+        """Run `python -m worker …` in a process of its own."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "worker",
+            *arguments,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], **self.env, **changes},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        return Done(process.returncode or 0, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def standing(postgres: Postgres, path: Path) -> AsyncIterator[Stand]:
+    """Start everything; the webhook is answered by the worker's own HTTP side."""
+    database = f"t{uuid.uuid4().hex}"
+    runpod = RunPodStandIn(data_dir=path / "runpod", workers=0, options={"render": "none"})
+    stack = Stack(data=path / "stack", postgres=postgres, database=database, runpod=False)
+    hook = AppServer(worker_web().app())
+    async with stack, runpod:
+        await hook.start()
+        env = {
+            "SUPABASE_URL": stack.url,
+            "SUPABASE_SERVICE_ROLE_KEY": stack.keys.service_role,
+            "RUNPOD_API_KEY": runpod.api_key,
+            "RUNPOD_ENDPOINT_URL": runpod.endpoint_url,
+            "PUBLIC_URL": hook.url,
+            "WEBHOOK_SECRET": SECRET,
+            "INPUT_BUCKETS": "inputs",
+            "DATABASE_URL": postgres.url(database),
+        }
+        try:
+            yield Stand(stack, runpod, env, database)
+        finally:
+            await hook.stop()
+
+
+def worker_web(secret: str = SECRET, reconciler: Any = None) -> Web:
+    """The worker's HTTP side, without jobs."""
+    nobody: Any = NoJobs()
+    if reconciler is None:
+        reconciler = Reconciler(store=nobody, runpod=nobody, media=nobody, limits=Limits())
+    return Web(reconciler=reconciler, board=Board(), beats=Heartbeats(), secrets=[secret])
+
+
+def levels(results: Mapping[str, Result]) -> dict[str, str]:
+    """Those that are not ok."""
+    return {name: one.level for name, one in results.items() if one.level != "ok"}

@@ -1,0 +1,107 @@
+"""`doctor`: says what is wrong before jobs do."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import httpx
+import typer
+
+from worker.adapters.store import TIMEOUT
+from worker.commands.output import JsonOption, print_json
+from worker.doctor.context import Context
+from worker.doctor.examine import CHECKS, Check, examine
+from worker.doctor.probe import NAME, ProbeOptions, expected_gpu_seconds, probe
+from worker.doctor.result import Result, warn
+from worker.logs import Redactor, set_up_logs
+from worker.settings import load_what_is_right
+
+COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    json: JsonOption = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only checks whose names begin so; may be repeated.")
+    ] = None,
+    probe_run: Annotated[
+        bool, typer.Option(help="Also render the cheapest video there is, which costs GPU time.")
+    ] = False,
+    yes: Annotated[bool, typer.Option(help="Do not ask before the probe run.")] = False,
+    image: Annotated[str | None, typer.Option(help="The probe run's image address.")] = None,
+    audio: Annotated[str | None, typer.Option(help="The probe run's audio address.")] = None,
+    minutes: Annotated[float, typer.Option(help="How long to wait for the probe run.")] = 40.0,
+) -> None:
+    """Check settings, Supabase, RunPod, the webhook and the media libraries; exit 1 on a fail."""
+    checks = _chosen(only)
+    options = ProbeOptions(image=image, audio=audio, patience=60 * minutes)
+    settings, problems = load_what_is_right()
+    set_up_logs(level="error", style="console", stream=sys.stderr, secrets=settings.secrets)
+    if probe_run and not yes:
+        seconds = expected_gpu_seconds(settings.seconds_per_window)
+        typer.confirm(
+            f"The probe run takes about {seconds:.0f} s of a GPU and the time in which a worker "
+            "starts. Go on?",
+            abort=True,
+            err=True,
+        )
+
+    async def examined() -> list[Result]:
+        async with httpx.AsyncClient(timeout=TIMEOUT) as http:
+            context = Context(settings=settings, problems=problems, http=http)
+            results = await examine(context, checks)
+            if probe_run and problems:
+                results.append(warn(NAME, "Not made.", "Mend the settings first."))
+            elif probe_run:
+                results.append(await probe(context, options, _say))
+            return results
+
+    redactor = Redactor(settings.secrets)
+    results = [_clean(redactor, one) for one in asyncio.run(examined())]
+    failed = any(one.level == "fail" for one in results)
+    if json:
+        print_json({"ok": not failed, "checks": [one.as_json() for one in results]})
+    else:
+        _tell(results)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _say(text: str) -> None:
+    typer.echo(f"probe run: {text}", err=True)
+
+
+def _chosen(only: list[str] | None) -> Sequence[Check]:
+    if not only:
+        return CHECKS
+    chosen = [check for check in CHECKS if check.name.startswith(tuple(only))]
+    if not chosen:
+        names = ", ".join(check.name for check in CHECKS)
+        raise typer.BadParameter(f"no check begins so; there are: {names}", param_hint="--only")
+    return chosen
+
+
+def _clean(redactor: Redactor, result: Result) -> Result:
+    """Foreign words travel in messages: one line each, and no secret."""
+    return replace(
+        result,
+        message=" ".join(redactor.text(result.message).split()),
+        mend=" ".join(redactor.text(result.mend).split()),
+    )
+
+
+def _tell(results: Sequence[Result]) -> None:
+    width = max(len(one.name) for one in results)
+    for one in results:
+        level = typer.style(f"{one.level:<4}", fg=COLOURS[one.level])
+        typer.echo(f"{level}  {one.name:<{width}}  {one.message} {one.mend}".rstrip())
+    counts = {level: sum(one.level == level for one in results) for level in COLOURS}
+    typer.echo(", ".join(f"{number} {level}" for level, number in counts.items()))

@@ -1,0 +1,214 @@
+"""`jobs list|show|cancel|retry`: the table for operators."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from worker.adapters.jobs_table import JobsTable
+from worker.commands.jobs_view import as_line, job_view, table_view
+from worker.commands.output import FAILED, REFUSED, JsonOption, print_json, refusals
+from worker.commands.table import opened
+from worker.core.errors import StoreRefused
+from worker.core.job import JobStatus
+from worker.settings import load_table_settings
+
+WATCH_SECONDS = 2.0
+T = TypeVar("T")
+Row = Mapping[str, Any]
+Ids = Annotated[list[uuid.UUID] | None, typer.Argument(help="Ids of jobs.", show_default=False)]
+CodeOption = Annotated[str | None, typer.Option(help="Only those that failed with this code.")]
+UserOption = Annotated[str | None, typer.Option(help="Only those of this user_id.")]
+
+jobs_app = typer.Typer(help="Look at jobs, cancel them, try them again.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.add_typer(jobs_app, name="jobs")
+
+
+def _json_wanted(asked: bool) -> bool:
+    return asked or not sys.stdout.isatty()
+
+
+@jobs_app.command("list")
+def list_jobs(
+    status: Annotated[
+        list[JobStatus] | None, typer.Option(help="Only these; may be repeated.")
+    ] = None,
+    code: CodeOption = None,
+    user: UserOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
+    watch: Annotated[bool, typer.Option(help="Show changes as they come, until Ctrl-C.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """List jobs, the newest first; as JSON when the output is no terminal."""
+    statuses = tuple(one.value for one in status or ())
+
+    async def find(table: JobsTable) -> list[dict[str, Any]]:
+        return await table.find(statuses=statuses, code=code, user_id=user, limit=limit)
+
+    with refusals(json):
+        if watch:
+            _until_interrupted(_watch(find, as_json=_json_wanted(json)))
+            return
+        rows = asyncio.run(_with_table(find))
+    if _json_wanted(json):
+        print_json(rows)
+    else:
+        Console().print(table_view(rows))
+
+
+@jobs_app.command()
+def show(
+    job_id: Annotated[uuid.UUID, typer.Argument(help="The job's id.")], json: JsonOption = False
+) -> None:
+    """Show one job: its state, plan, submissions, GPU seconds, cost and timeline."""
+
+    async def look(table: JobsTable) -> dict[str, Any] | None:
+        row, submissions, events = await asyncio.gather(
+            table.get(str(job_id)), table.submissions(str(job_id)), table.events(str(job_id))
+        )
+        if row is None and not submissions and not events:
+            return None
+        gpu = sum(one["execution_ms"] or 0 for one in submissions) / 1000
+        costs = [one["cost_usd"] for one in submissions if one["cost_usd"] is not None]
+        return {
+            "job": row,
+            "gpu_seconds": gpu,
+            "cost_usd": sum(costs) if costs else None,
+            "submissions": submissions,
+            "events": events,
+        }
+
+    with refusals(json):
+        found = asyncio.run(_with_table(look))
+    if found is None:
+        _no_such_job(job_id, json)
+    elif _json_wanted(json):
+        print_json(found)
+    else:
+        Console().print(job_view(found))
+
+
+@jobs_app.command()
+def cancel(ids: Ids = None, json: JsonOption = False) -> None:
+    """Ask for the end of jobs; a live run is cancelled at RunPod too."""
+    if not ids:
+        raise typer.BadParameter("name at least one job", param_hint="IDS")
+    _each([str(one) for one in ids], lambda table: table.cancel, json)
+
+
+@jobs_app.command()
+def retry(
+    ids: Ids = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All failed jobs that fit.")] = False,
+    code: CodeOption = None,
+    user: UserOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    yes: Annotated[bool, typer.Option(help="Do not ask.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Try failed or cancelled jobs again: the named ones, or with --failed all that fit."""
+    if bool(ids) == failed or (ids and (code or user)):
+        raise typer.BadParameter(
+            "name jobs, or use --failed (with --code or --user)", param_hint="IDS"
+        )
+    chosen = [str(one) for one in ids or ()]
+    if failed:
+        with refusals(json):
+            rows = asyncio.run(
+                _with_table(
+                    lambda table: table.find(
+                        statuses=("failed",), code=code, user_id=user, limit=limit
+                    )
+                )
+            )
+        chosen = [row["id"] for row in rows]
+        if chosen and not yes:
+            _ask(len(chosen))
+    _each(chosen, lambda table: table.retry, json)
+
+
+def _ask(number: int) -> None:
+    if not sys.stdin.isatty():
+        typer.echo(f"{number} jobs would be tried again, which costs money: add --yes.", err=True)
+        raise typer.Exit(REFUSED)
+    typer.confirm(f"Try {number} jobs again, each a paid run?", abort=True, err=True)
+
+
+Action = Callable[[str], Awaitable[dict[str, Any] | None]]
+
+
+def _each(ids: Sequence[str], choose: Callable[[JobsTable], Action], json: bool) -> None:
+    """Do the same to each job; one that is refused does not stop the others."""
+
+    async def act(table: JobsTable) -> list[dict[str, Any]]:
+        return [await _done(choose(table), one) for one in ids]
+
+    with refusals(json):
+        answers = asyncio.run(_with_table(act))
+    if _json_wanted(json):
+        print_json(answers)
+    else:
+        for answer in answers:
+            typer.echo(f"{answer['id']}  {as_line(answer)}")
+        if not answers:
+            typer.echo("No job fits.")
+    raise typer.Exit(FAILED if any("refused" in one for one in answers) else 0)
+
+
+async def _done(action: Action, job_id: str) -> dict[str, Any]:
+    try:
+        row = await action(job_id)
+    except StoreRefused as error:
+        return {"id": job_id, "refused": error.message}
+    return row or {"id": job_id, "refused": "There is no such job."}
+
+
+async def _with_table(work: Callable[[JobsTable], Awaitable[T]]) -> T:
+    async with opened(load_table_settings()) as (table, _storage):
+        return await work(table)
+
+
+async def _watch(
+    find: Callable[[JobsTable], Awaitable[list[dict[str, Any]]]], *, as_json: bool
+) -> None:
+    """Redraw the table, or print a JSON line for each row that is new or changed."""
+    seen: dict[str, object] = {}
+    async with opened(load_table_settings()) as (table, _storage):
+        with Live(console=Console(quiet=as_json), auto_refresh=False) as live:
+            while True:
+                rows = await find(table)
+                if as_json:
+                    for row in reversed(rows):
+                        if seen.get(row["id"]) != row["revision"]:
+                            seen[row["id"]] = row["revision"]
+                            print_json(row, line=True)
+                else:
+                    live.update(table_view(rows), refresh=True)
+                await asyncio.sleep(WATCH_SECONDS)
+
+
+def _until_interrupted(work: Any) -> None:
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        return
+
+
+def _no_such_job(job_id: uuid.UUID, json: bool) -> None:
+    text = f"There is no job {job_id}, and no trace of one."
+    if _json_wanted(json):
+        print_json({"error_code": "job_missing", "error_message": text})
+    else:
+        typer.echo(text, err=True)
+    raise typer.Exit(FAILED)

@@ -1,0 +1,1 @@
+"""What `doctor` looks at: each check is one function that answers with one Result."""

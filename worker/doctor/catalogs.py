@@ -1,0 +1,249 @@
+"""Compares the project's catalogs with what the migrations make of an empty one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from worker.adapters.files import data_file
+from worker.doctor.context import MIGRATE, Context
+from worker.doctor.result import Result, fail, ok, warn
+
+Found = Mapping[str, Any]
+_STRANGERS = ("PUBLIC", "anon", "authenticated")
+
+
+@cache
+def expected() -> Found:
+    """sql/expected.json: the same look at a database that has just been migrated."""
+    loaded: Found = json.loads(data_file("sql", "expected.json").read_text("utf-8"))
+    return loaded
+
+
+async def check_reachable(context: Context) -> Result:
+    """Whether Supabase answers with the service key."""
+    catalog = await context.catalog()
+    major = int(catalog.found.get("server_version") or 0) // 10_000
+    milliseconds = 1000 * (catalog.answered_at - catalog.asked_at)
+    return ok("supabase.reachable", f"Postgres {major} answers in {milliseconds:.0f} ms.")
+
+
+async def check_clock(context: Context) -> Result:
+    """Our clock against the database's."""
+    catalog = await context.catalog()
+    ours = (catalog.asked_at + catalog.answered_at) / 2
+    skew = ours - float(catalog.found["server_time"])
+    name = "supabase.clock"
+    # The answer's own travel makes the measurement uncertain by half of it.
+    sure = abs(skew) - (catalog.answered_at - catalog.asked_at) / 2
+    if sure > 30:
+        return warn(
+            name,
+            f"This machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}.",
+            "Let the machine's clock be set by NTP; jobs go by the database's clock, but the "
+            "clean-up of prepared inputs and TLS go by this one.",
+        )
+    return ok(name, "This machine's clock and the database's agree.")
+
+
+async def check_migrations(context: Context) -> Result:
+    """Which files of sql/migrations have run."""
+    name = "supabase.migrations"
+    done = set((await context.catalog()).found["migrations"])
+    wanted = set(expected()["migrations"])
+    if missing := sorted(wanted - done):
+        return fail(
+            name,
+            f"Not applied: {', '.join(missing)}.",
+            "Run `python -m worker migrate` with DATABASE_URL set to the direct connection string.",
+        )
+    if newer := sorted(done - wanted):
+        return warn(
+            name,
+            f"The database is ahead of this worker by {', '.join(newer)}.",
+            "Deploy the worker's version that these migrations came with.",
+        )
+    return ok(name, f"All {len(wanted)} are applied.")
+
+
+async def check_tables(context: Context) -> Result:
+    """Tables and columns."""
+    name = "supabase.tables"
+    found = (await context.catalog()).found["tables"]
+    missing, statements = [], []
+    for table, wanted in expected()["tables"].items():
+        if table not in found:
+            return fail(name, f"The table {table} is missing.", _mend())
+        for column, kind in wanted["columns"].items():
+            if found[table]["columns"].get(column) != kind:
+                missing.append(f"{table}.{column} ({kind})")
+                verb = "alter" if column in found[table]["columns"] else "add"
+                word = "type " if verb == "alter" else ""
+                statements.append(f"alter table public.{table} {verb} column {column} {word}{kind}")
+    if missing:
+        return fail(
+            name,
+            f"Missing or of another type: {', '.join(missing)}.",
+            f"Compare with sql/schema.sql and run: {'; '.join(statements[:3])};",
+        )
+    return ok(name, "Every table and column is there.")
+
+
+async def check_functions(context: Context) -> Result:
+    """Functions, and who may execute them."""
+    name = "supabase.functions"
+    found = (await context.catalog()).found["functions"]
+    wanted = expected()["functions"]
+    if missing := sorted(wanted.keys() - found.keys()):
+        return fail(name, f"Missing: {', '.join(missing)}.", _mend())
+    for function, roles in wanted.items():
+        extra = sorted(set(found[function]) - set(roles) - {"service_role"})
+        lacking = sorted(set(roles) - set(found[function]))
+        if extra:
+            return fail(
+                name,
+                f"{' and '.join(extra)} may execute {function}, so anybody could.",
+                _mend(f"revoke execute on function public.{function} from public, anon"),
+            )
+        if lacking:
+            return fail(
+                name,
+                f"{' and '.join(lacking)} may not execute {function}.",
+                _mend(f"grant execute on function public.{function} to {', '.join(lacking)}"),
+            )
+    return ok(name, f"All {len(wanted)} are there, for the right roles alone.")
+
+
+async def check_grants(context: Context) -> Result:
+    """Rights on tables and columns."""
+    name = "supabase.grants"
+    found = (await context.catalog()).found["tables"]
+    for table, role, wanted, given in _rights(found):
+        if lacking := sorted(wanted - given):
+            return fail(
+                name,
+                f"{role} lacks {', '.join(lacking)} on {table}.",
+                _mend(*(f"grant {_right(one)} on public.{table} to {role}" for one in lacking)),
+            )
+        if role in _STRANGERS and (extra := sorted(given - wanted)):
+            return fail(
+                name,
+                f"{role} may {', '.join(extra)} on {table}.",
+                _mend(*_taken_back(table, role, extra)),
+            )
+    return ok(name, "Each role has the rights it needs, and no others.")
+
+
+def _rights(found: Found) -> Iterator[tuple[str, str, set[str], set[str]]]:
+    for table, wanted in expected()["tables"].items():
+        if table not in found:
+            continue
+        for kind in ("grants", "column_grants"):
+            for role in ("service_role", *_STRANGERS):
+                needs = {one.lower() for one in wanted[kind].get(role, ())}
+                given = {one.lower() for one in found[table][kind].get(role, ())}
+                yield table, role, needs, given
+
+
+def _taken_back(table: str, role: str, rights: list[str]) -> Iterator[str]:
+    columns = expected()["tables"][table]["column_grants"].get(role, ())
+    for right in rights:
+        yield f"revoke {_right(right)} on public.{table} from {role.lower()}"
+        # With a right on the table, Postgres takes the same right on its columns away.
+        for one in columns:
+            if one.partition(" ")[0] == right:
+                yield f"grant {_right(one)} on public.{table} to {role}"
+
+
+def _right(right: str) -> str:
+    verb, _, column = right.partition(" ")
+    return f"{verb} ({column})" if column else verb
+
+
+async def check_rls(context: Context) -> Result:
+    """Row level security and its policies."""
+    name = "supabase.rls"
+    found = (await context.catalog()).found["tables"]
+    for table, wanted in expected()["tables"].items():
+        have = found.get(table, {"rls": False, "policies": {}})
+        if not have["rls"]:
+            return fail(
+                name,
+                f"Row level security is off for {table}: people could see each other's jobs.",
+                _mend(f"alter table public.{table} enable row level security"),
+            )
+        for policy, what in wanted["policies"].items():
+            if have["policies"].get(policy) != what:
+                return fail(
+                    name, f"The policy “{policy}” of {table} is missing or changed.", _mend()
+                )
+        if extra := sorted(have["policies"].keys() - wanted["policies"].keys()):
+            return warn(
+                name,
+                f"{table} has policies that are not ours: {', '.join(extra)}.",
+                "Make sure that they show nobody another person's jobs.",
+            )
+    return ok(name, "It is on everywhere, with our policies.")
+
+
+async def check_triggers(context: Context) -> Result:
+    """The guards of the state machine."""
+    name = "supabase.triggers"
+    found = (await context.catalog()).found["tables"]
+    for table, wanted in expected()["tables"].items():
+        have = found.get(table, {}).get("triggers", [])
+        if missing := sorted(set(wanted["triggers"]) - set(have)):
+            return fail(
+                name,
+                f"Missing or disabled on {table}: {', '.join(missing)}.",
+                _mend(),
+            )
+    return ok(name, "All guards are there.")
+
+
+async def check_publication(context: Context) -> Result:
+    """Whether Realtime publishes the table."""
+    name = "supabase.publication"
+    found = (await context.catalog()).found
+    if not found["published"]:
+        return fail(
+            name,
+            "The publication supabase_realtime lacks video_jobs: neither worker nor browser hears "
+            "of changes.",
+            _mend("alter publication supabase_realtime add table public.video_jobs"),
+        )
+    if missing := sorted(set(expected()["publishes"]) - set(found["publishes"])):
+        return fail(
+            name,
+            f"The publication supabase_realtime leaves out every {' and '.join(missing)}.",
+            "Run in the SQL editor: alter publication supabase_realtime "
+            "set (publish = 'insert, update, delete, truncate');",
+        )
+    return ok(name, "Realtime publishes video_jobs.")
+
+
+async def check_replica_identity(context: Context) -> Result:
+    """What Postgres writes of a row's old version."""
+    name = "supabase.replica_identity"
+    table = (await context.catalog()).found["tables"].get("video_jobs", {})
+    identity = table.get("replica_identity")
+    mend = _mend("alter table public.video_jobs replica identity default")
+    if identity == "nothing":
+        return fail(name, "It is NOTHING: Postgres refuses every update of video_jobs.", mend)
+    if identity != "default":
+        return warn(
+            name,
+            f"It is {str(identity).upper()}: each event carries the row twice, and may then be too "
+            "large for Realtime.",
+            mend,
+        )
+    return ok(name, "It is the primary key, as it should be.")
+
+
+def _mend(*statements: str) -> str:
+    again = MIGRATE[0].upper() + MIGRATE[1:]
+    if not statements:
+        return f"{again}."
+    return f"{again}, or in the SQL editor: {'; '.join(statements)};"

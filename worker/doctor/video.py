@@ -1,0 +1,27 @@
+"""Looks at a rendered video: size, number of frames, sound."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import av
+
+
+def judge_video(file: BinaryIO, frames: int, width: int, height: int) -> str | None:
+    """What is wrong with the video, None when all is as ordered."""
+    try:
+        with av.open(file, mode="r") as container:
+            if not container.streams.video:
+                return "The file has no picture."
+            if not container.streams.audio:
+                return "The video has no sound."
+            stream = container.streams.video[0]
+            size = (stream.width, stream.height)
+            count = len([None for _ in container.decode(stream)])
+    except av.FFmpegError as error:
+        return f"The file is no video that can be decoded ({type(error).__name__})."
+    if size != (width, height):
+        return f"The video has {size[0]}x{size[1]} pixels instead of {width}x{height}."
+    if count != frames:
+        return f"The video has {count} frames instead of {frames}."
+    return None
