@@ -1,0 +1,165 @@
+"""`migrate`, and the same files by psql: any of them, in any mix, as often as wanted."""
+
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from devstack.launch import find_binaries
+from devstack.postgres import SUPERUSER, Postgres
+from devstack.supabase.database import prepare
+from tests.postgres import Database
+from tests.sql.schema import SCHEMA, dump
+from worker.commands.migrate import apply, migrations, register
+
+NAMES = [path.stem for path in migrations()]
+
+
+@pytest.fixture
+def empty(postgres: Postgres, new_database: Callable[[str], Database]) -> Database:
+    """A new project's database, without our tables."""
+    name = "without_tables"
+    with psycopg.connect(postgres.url("postgres", user=SUPERUSER)) as connection:
+        row = connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone()
+    if row is None:
+        prepare(postgres, name, None)
+    return new_database(name)
+
+
+def run(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    register(app)
+    return CliRunner().invoke(app, ["migrate", *arguments])
+
+
+def psql(url: str, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """As somebody types it, without ON_ERROR_STOP."""
+    files = [word for path in paths for word in ("-f", str(path))]
+    command = [str(find_binaries() / "psql"), "-X", "-q", url, *files]
+    quiet = {"PGOPTIONS": "-c client_min_messages=warning"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
+
+
+def test_twice_in_a_row_does_no_harm(empty: Database) -> None:
+    assert apply(empty.url) == NAMES
+    row = empty.insert()
+    before = dump(empty.url)
+    assert apply(empty.url) == []
+    assert psql(empty.url, *migrations()).stderr == ""
+    assert dump(empty.url) == before
+    assert empty.job(row["id"]) == row
+
+
+def test_two_at_the_same_moment_apply_each_file_once(empty: Database) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: apply(empty.url), range(3)))
+    assert sorted(done) == [[], [], NAMES]
+
+
+def test_psql_at_the_same_moment_waits_its_turn(empty: Database) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        by_psql = [pool.submit(psql, empty.url, *migrations()) for _ in range(2)]
+        apply(empty.url)
+    assert [done.result().stderr for done in by_psql] == ["", ""]
+    assert dump(empty.url) == SCHEMA.read_text("utf-8")
+
+
+def test_psql_and_migrate_can_be_mixed(empty: Database) -> None:
+    assert psql(empty.url, *migrations()[:2]).stderr == ""
+    assert apply(empty.url) == NAMES[2:]
+    assert dump(empty.url) == SCHEMA.read_text("utf-8")
+
+
+def test_a_file_out_of_its_turn_is_refused(empty: Database) -> None:
+    for path in migrations()[1:]:
+        with pytest.raises((psycopg.errors.UndefinedTable, psycopg.errors.RaiseException)):
+            empty.connection.execute(path.read_bytes())
+        empty.connection.rollback()
+
+
+@pytest.mark.parametrize("table", ["video_jobs", "video_job_attempts", "video_job_events"])
+def test_somebody_elses_table_stops_it_with_a_sentence_and_stays_as_it_is(
+    empty: Database, table: str
+) -> None:
+    """By psql too, which goes on after an error unless it is told not to."""
+    empty.sql(f"create table public.{table} (id integer primary key, image_url text)")
+    empty.sql(f"grant select on public.{table} to anon")
+    before = dump(empty.url)
+    with pytest.raises(psycopg.errors.RaiseException, match=f"public.{table} exists already"):
+        apply(empty.url)
+    done = psql(empty.url, *migrations())
+    assert f"public.{table} exists already and is not from this project" in done.stderr
+    assert dump(empty.url) == before
+
+
+def test_the_command_says_what_it_did(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    assert run("--dry-run").stdout.splitlines() == [f"missing: {name}" for name in NAMES]
+    assert run().stdout.splitlines() == [f"applied: {name}" for name in NAMES]
+    again = run()
+    assert (again.exit_code, again.stdout) == (0, "The database is up to date.\n")
+
+
+def test_the_command_without_a_database_is_no_failure() -> None:
+    """As a release command it must not stop a deployment."""
+    done = run()
+    assert done.exit_code == 0
+    assert "DATABASE_URL is not set" in done.stdout
+
+
+def test_the_command_fails_with_a_sentence_and_without_a_traceback(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    empty.sql("create table public.video_jobs (id integer)")
+    done = run()
+    assert done.exit_code == 1
+    assert "not from this project" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_cannot_be_reached_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://postgres@127.0.0.1:1/none")
+    done = run()
+    assert done.exit_code == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_role_that_does_not_own_the_publication_is_told_what_to_do(empty: Database) -> None:
+    with empty.connect(superuser=True) as admin:
+        admin.execute("alter publication supabase_realtime owner to supabase_admin")
+    with pytest.raises(psycopg.errors.RaiseException, match="may not change the publication"):
+        apply(empty.url)
+    empty.connection.execute("select 1 from public.video_jobs")
+
+
+def test_a_bypassing_role_is_not_needed(empty: Database) -> None:
+    """What an older project's `postgres` may lack; owner's rights are enough for every guard."""
+    with empty.connect(superuser=True) as admin:
+        admin.execute("create role plain_owner login createrole")
+        try:
+            admin.execute("grant anon, authenticated, service_role to plain_owner")
+            admin.execute("grant usage, create on schema public to plain_owner")
+            admin.execute("grant usage on schema auth, storage to plain_owner")
+            admin.execute("alter publication supabase_realtime owner to plain_owner")
+            admin.execute(
+                "do $$ begin execute format('grant create on database %I to plain_owner',"
+                " current_database()); end $$"
+            )
+            apply(empty.postgres.url(empty.name, user="plain_owner"))
+            row = empty.role(
+                "service_role", "insert into public.video_jobs default values returning id"
+            )
+            assert len(row) == 1
+            events = empty.role("service_role", "select event from public.video_job_events")
+            assert events == [{"event": "inserted"}]
+        finally:
+            admin.execute("drop owned by plain_owner cascade")
+            admin.execute("drop role plain_owner")
