@@ -103,6 +103,8 @@ class Reconciler:
         self._let_go()
         METRICS.open_runs.set(len(self._held))
         METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
+        if len(cases) >= PAGE * 3 // 4:
+            return 0.0  # a full page: there is more
         pauses = [
             part.poll_seconds
             for decision in decisions
@@ -260,14 +262,14 @@ class Reconciler:
         """Decide and write until each change took; what changed meanwhile is decided anew."""
         todo = list(news)
         done: list[Decision] = []
-        for _ in range(MAX_ROUNDS):
-            if not todo:
-                break
+        rounds = MAX_ROUNDS + len(todo) // PAGE
+        while todo and rounds > 0:
+            rounds -= 1
             now: dict[str, tuple[Case, int, Observation, Decision]] = {}
             later: list[News] = []
             for case, attempt, seen in todo:
                 # One change per job and call: the second must be decided on what the first made.
-                if case.job_id in now:
+                if case.job_id in now or len(now) == PAGE:
                     later.append((case, attempt, seen))
                     continue
                 decision = decide(
