@@ -23,8 +23,8 @@ from PIL import Image
 from psycopg.rows import dict_row
 
 from devstack.postgres import Postgres, free_port
-from devstack.runpod import RunPodStandIn
-from devstack.stack import Stack
+from devstack.runpod import RunPodStandIn, StorageTarget
+from devstack.stack import DATABASE, Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = {
@@ -145,14 +145,23 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class World:
-    """Postgres, the Supabase stand-in, the RunPod stand-in, small inputs, and daemons."""
+    """Postgres, the Supabase stand-in, the RunPod stand-in, small inputs, and daemons.
+
+    `postgres` and `database` share a running server; `workers` are real SDK workers for render=mp4.
+    """
 
     def __init__(
         self,
         *,
         options: Mapping[str, object] | None = None,
         settings: Mapping[str, str] | None = None,
+        postgres: Postgres | None = None,
+        database: str = DATABASE,
+        workers: int = 0,
     ) -> None:
+        self._shared = postgres
+        self._database = database
+        self._workers = workers
         self._options = {
             "render": "none",
             "webhook_interval_seconds": 1.0,
@@ -165,14 +174,19 @@ class World:
 
     async def __aenter__(self) -> World:
         self.folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="world-")))
-        self.postgres = Postgres()
-        self.postgres.start()
-        self._exit.push_async_callback(asyncio.to_thread, self.postgres.remove)
+        self.postgres = self._shared or Postgres()
+        if self._shared is None:
+            self.postgres.start()
+            self._exit.push_async_callback(asyncio.to_thread, self.postgres.remove)
         self.stack = await self._exit.enter_async_context(
-            Stack(postgres=self.postgres, runpod=False)
+            Stack(postgres=self.postgres, database=self._database, runpod=False)
         )
+        storage = StorageTarget(url=self.stack.url, key=self.stack.keys.service_role)
         self.runpod = RunPodStandIn(
-            data_dir=self.folder / "runpod", workers=0, options=self._options
+            data_dir=self.folder / "runpod",
+            storage=storage if self._workers else None,
+            workers=self._workers,
+            options=self._options,
         )
         await self._exit.enter_async_context(self.runpod)
         self._exit.push_async_callback(self._end_daemons)
@@ -195,14 +209,17 @@ class World:
             out.setparams((1, 2, 8000, 0, "NONE", ""))
             out.writeframes(b"".join(((i % 80) * 300 - 12000).to_bytes(2, "little", signed=True)
                                      for i in range(26400)))  # fmt: skip
+        self.image_url = await self.upload("small.jpg", picture.getvalue())
+        self.audio_url = await self.upload("small.wav", sound.getvalue())
+
+    async def upload(self, name: str, data: bytes, *, bucket: str = "samples") -> str:
+        """Put a file into a bucket; returns its public address (of use if the bucket is public)."""
         headers = {"apikey": self.stack.keys.service_role, "x-upsert": "true"}
-        base = f"{self.stack.url}/storage/v1/object/samples"
+        base = f"{self.stack.url}/storage/v1/object"
         async with httpx.AsyncClient(headers=headers, trust_env=False) as http:
-            for name, data in (("small.jpg", picture), ("small.wav", sound)):
-                answer = await http.post(f"{base}/{name}", content=data.getvalue())
-                answer.raise_for_status()
-        public = f"{self.stack.url}/storage/v1/object/public/samples"
-        self.image_url, self.audio_url = f"{public}/small.jpg", f"{public}/small.wav"
+            answer = await http.post(f"{base}/{bucket}/{name}", content=data)
+            answer.raise_for_status()
+        return f"{base}/public/{bucket}/{name}"
 
     def daemon(self, *, public_url: str | None = None, **settings: str) -> Daemon:
         """A daemon that is not started yet."""
