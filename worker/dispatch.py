@@ -124,7 +124,10 @@ class Dispatcher:
         if want > 0:
             held = list(self.working)
             for job in await self._store.claim(want, self._policy.limits, holding=held):
-                self._start(job, tasks)
+                if self._stopping:  # the claim was under way when we were told to stop
+                    await self._end(job, ClaimEnding(status="queued"))
+                else:
+                    self._start(job, tasks)
         return self.breaker.seconds_to_probe(self._boot_time())
 
     def _start(self, job: Job, tasks: asyncio.TaskGroup) -> None:
