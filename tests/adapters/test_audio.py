@@ -273,3 +273,19 @@ def test_levels_are_decibels_below_full_scale():
     facts = probe_audio(io.BytesIO(sound(channels=[[(4, 0.5)], [(4, 0.05)]])))
     assert facts.rms_dbfs == pytest.approx((-9.0, -29.0), abs=0.3)
     assert facts.peak_dbfs == pytest.approx((-6.0, -26.0), abs=0.3)
+
+
+def test_only_formats_and_codecs_that_people_record_in_are_opened():
+    """What nobody uploads in good faith is only there to be attacked."""
+    assert code_of(sound(2, container="nut")) == "audio_unreadable"
+    assert code_of(sound(2, rate=16_000, codec="g722", container="wav")) == "audio_unreadable"
+
+
+def test_pictures_beside_the_sound_are_never_decoded():
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as logs:
+            assert probe_audio(io.BytesIO(film())).seconds > 5
+    finally:
+        av.logging.set_level(None)
+    assert any("h264" in text and "not on whitelist" in text for _, _, text in logs)

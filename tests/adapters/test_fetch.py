@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import socket
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
@@ -426,6 +427,18 @@ async def test_a_packed_answer_is_unpacked_and_measured_unpacked(pack, name):
         url = f"http://127.0.0.1:{site.port}"
         assert await fetch(f"{url}/a", local(site.port)) == b"sound" * 1000
         assert (await refusal(f"{url}/bomb", local(site.port))).code == "audio_too_large"
+
+
+async def test_a_packed_bomb_never_lies_unpacked_in_memory():
+    bomb = gzip.compress(bytes(LIMIT * 40))
+    async with host({"/bomb": reply(bomb, headers={"Content-Encoding": "gzip"})}) as site:
+        fetcher = local(site.port)
+        tracemalloc.start()
+        failed = await refusal(f"http://127.0.0.1:{site.port}/bomb", fetcher)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert failed.code == "audio_too_large"
+    assert peak < 4 * LIMIT
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,9 @@ def probe_audio(file: BinaryIO, *, max_seconds: int = 600, stopped: Stopped = ne
 
 def _declared(stream: AudioStream) -> tuple[int, int]:
     context = stream.codec_context
-    if context is None:
+    # The option of the same name holds only while FFmpeg looks into the file.
+    # An unknown codec has no context at all, whatever the types say.
+    if getattr(context, "name", None) not in _CODECS.split(","):
         raise JobFailed(
             "audio_unreadable", "The sound is protected or in a format that cannot be decoded."
         )
