@@ -21,6 +21,7 @@ from devstack.supabase.database import MIGRATIONS, prepare
 from devstack.supabase.tokens import Keys
 
 DATABASE = "app"
+FEED_SECONDS = 20
 BUCKETS = {"results": True, "samples": True, "inputs": False}
 SAMPLES = Path(__file__).with_name("samples")
 PICTURES, SPEECHES = (".jpg", ".jpeg", ".png", ".webp"), (".mp3", ".wav", ".ogg", ".flac", ".m4a")
@@ -125,7 +126,8 @@ class Stack:
         )
         self._server = AppServer(self._gateway.app)
         await self._server.start()
-        await self._gateway.realtime.feed.ready.wait()
+        async with asyncio.timeout(FEED_SECONDS):
+            await self._gateway.realtime.feed.ready.wait()
         await self._fill_buckets()
         if self._wants_runpod:
             await self._start_runpod(self._data)

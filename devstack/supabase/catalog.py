@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from devstack.supabase.errors import ApiError
 from devstack.supabase.pool import Connection
 
-EXPOSED_SCHEMAS = ("public", "storage", "graphql_public")
+EXPOSED_SCHEMAS = ("public", "graphql_public")
 
 _COLUMNS = """
 select a.attname, pg_get_expr(d.adbin, d.adrelid),

@@ -84,6 +84,8 @@ class Realtime:
         """Return once changes flow for these bindings; BindingInvalid when they never will."""
         await self.feed.ready.wait()
         async with self._pool.as_admin() as connection:
+            # A token may name any role; Postgres says whether it exists.
+            await connection.execute("select has_schema_privilege(%s, 'public', 'usage')", [role])
             for binding in bindings:
                 await check_binding(connection, binding, role)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from psycopg import OperationalError
+from psycopg import Error, OperationalError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from devstack.supabase.bindings import Binding, BindingInvalid
@@ -154,9 +154,7 @@ class Socket:
         self.channels[frame.topic] = channel
         self._reply(frame, "ok", {"postgres_changes": echo})
         if old is not None:
-            self.send(
-                Frame(topic=old.topic, event="phx_close", ref=old.join_ref, join_ref=old.join_ref)
-            )
+            self._say_closed(old)
         self._start(channel)
 
     def _start(self, channel: Channel) -> None:
@@ -179,6 +177,9 @@ class Socket:
                 return
             except OperationalError:
                 await asyncio.sleep(RETRY_SECONDS)
+            except Error as error:
+                self.report(channel, f"Unable to subscribe to changes: {error}")
+                return
             else:
                 channel.bindings = channel.requested
                 self._system(channel, "postgres_changes", "ok", "Subscribed to PostgreSQL")

@@ -192,6 +192,8 @@ async def test_what_does_not_exist_has_postgrests_codes(service):
     assert (
         await refused(table("video_jobs").select("*").eq("frames", "x").execute())
     ).code == "22P02"
+    other = service.postgrest.schema("auth").from_("users").select("*")
+    assert (await refused(other.execute())).code == "PGRST106"
     bad = await refused(table("notes").select("*, users(*)").execute())
     assert bad.code == "PGRST100"
 

@@ -1,5 +1,7 @@
 """Who hears of which row: policies, grants and roles, asked of Postgres at each change."""
 
+import time
+
 import pytest
 
 from tests.devstack.realtime_phone import JOBS, NOTES, recorded, shape
@@ -137,3 +139,15 @@ async def test_changed_columns_are_seen_with_their_new_definition(dial, sql):
     data = await phone.data()
     assert data["record"]["late"] == 5
     assert "error" not in data["record"]
+
+
+async def test_a_token_of_an_unknown_role_is_told_so_and_hurts_nobody_else(dial, gateway, sql):
+    phone, other = await dial(), await dial()
+    await other.joined(JOBS)
+    token = gateway.keys.sign({"role": "nobody_here", "exp": int(time.time()) + 60})
+    await phone.join(JOBS, access_token=token)
+    assert (await phone.frame())["payload"]["status"] == "ok"
+    assert "nobody_here" in (await phone.frame())["payload"]["message"]
+    sql("insert into public.video_jobs default values")
+    assert (await other.data())["type"] == "INSERT"
+    await phone.silence()
