@@ -38,6 +38,10 @@ REFUSED: list[tuple[dict[str, object], str]] = [
         "urls_prompts_and_metadata_together_exceed_4000_bytes",
     ),
     (
+        {"image_url": "u" * 2048, "audio_url": "u" * 1760, "idempotency_key": "k" * 200},
+        "urls_prompts_and_metadata_together_exceed_4000_bytes",
+    ),
+    (
         {"prompt": "人" * 1000, "negative_prompt": "人" * 400},
         "urls_prompts_and_metadata_together_exceed_4000_bytes",
     ),
@@ -171,3 +175,17 @@ def test_one_idempotency_key_of_one_user_is_one_row(database: Database) -> None:
         assert refusal.value.diag.constraint_name == "one_row_per_idempotency_key"
     keys = [database.insert()["idempotency_key"] for _ in range(2)]
     assert keys[0] != keys[1]
+
+
+def test_progress_writes_no_index(database: Database, worker: Worker) -> None:
+    """Rows are updated far more often than they move; no index holds what every update changes."""
+    database.insert()
+    job = worker.claim_one()
+    with database.connection.transaction():
+        database.sql("select set_config('video_jobs.writer', 'worker', true)")
+        for progress in range(3):
+            database.sql("update public.video_jobs set progress = %s, eta_at = now()", progress)
+        hot = database.row(
+            "select pg_stat_get_xact_tuples_hot_updated('public.video_jobs'::regclass) as n"
+        )["n"]
+    assert (hot, database.job(job["id"])["progress"]) == (3, 2)
