@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import httpx
 import psycopg
 from psycopg.rows import dict_row
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from devstack.postgres import SUPERUSER, Postgres
 from devstack.runpod import RunPodStandIn
@@ -157,3 +160,34 @@ def worker_web(secret: str = SECRET, reconciler: Any = None) -> Web:
 def levels(results: Mapping[str, Result]) -> dict[str, str]:
     """Those that are not ok."""
     return {name: one.level for name, one in results.items() if one.level != "ok"}
+
+
+METHODS = ["GET", "POST", "HEAD", "DELETE"]
+
+
+@asynccontextmanager
+async def answering(*routes: Route) -> AsyncIterator[str]:
+    """A server of somebody else; yields its address."""
+    server = AppServer(Starlette(routes=list(routes)))
+    await server.start()
+    try:
+        yield server.url
+    finally:
+        await server.stop()
+
+
+def free_address() -> str:
+    """An address at which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{one.getsockname()[1]}"
+
+
+@contextmanager
+def fault(where: Any, **rule: object) -> Iterator[None]:
+    """Let a stand-in answer wrongly for a while."""
+    added = where.faults.add(rule)
+    try:
+        yield
+    finally:
+        where.faults.remove(added.id)
