@@ -213,6 +213,23 @@ def test_a_failed_run_says_why(error: object, code: str, retryable: bool) -> Non
     assert (failure.code, failure.retryable) == (code, retryable)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('Traceback (most recent call last):\n  File "/h.py"\nValueError: odd\n', "odd"),
+        ('boom\nTraceback (most recent call last):\n  File "/h.py", line', "boom"),
+        ('Traceback (most recent call last):\\n File "/h.py"', "no reason"),
+    ],
+    ids=["whole", "cut", "escaped"],
+)  # fmt: skip
+def test_a_bare_traceback_never_reaches_people(text: str, words: str) -> None:
+    update = parse_run({"id": "a-u1", "status": "FAILED", "error": text})
+    message = classify_failure(update).message
+    assert words in message
+    assert "Traceback" not in message
+    assert "/h.py" not in message
+
+
 def test_an_sdk_error_is_shown_without_its_traceback() -> None:
     """Only the message is for people."""
     text = json.dumps(

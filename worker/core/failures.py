@@ -174,7 +174,7 @@ def _from_code(code: str, *, retryable: bool) -> Failure:
 
 
 def _unknown(reason: str) -> str:
-    words = one_line(reason.rpartition("未知错误:")[2], limit=300)
+    words = one_line(_without_traceback(reason.rpartition("未知错误:")[2]), limit=300)
     if not words:
         return "The run failed on the GPU worker, which gave no reason. The operator reads its log."
     if _OTHER_SCRIPT.search(words):
@@ -182,4 +182,14 @@ def _unknown(reason: str) -> str:
             "The run failed on the GPU worker, which gave its reason in another language. "
             "The operator finds it in video_job_attempts and in the endpoint's log."
         )
-    return f"The run failed on the GPU worker: {words} The operator reads the endpoint's log."
+    end = "" if words.endswith((".", "!", "?", "…")) else "."
+    return f"The run failed on the GPU worker: {words}{end} The operator reads the endpoint's log."
+
+
+def _without_traceback(text: str) -> str:
+    """What a Python traceback says in its last line, or what stands before one that was cut."""
+    before, found, after = text.partition("Traceback (most recent call last)")
+    if not found:
+        return text
+    said = [line for line in after.splitlines()[1:] if line and not line[0].isspace()]
+    return said[-1] if said else before
