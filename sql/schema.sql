@@ -363,9 +363,11 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     'server_version', current_setting('server_version_num')::integer,
     'tables', (select coalesce(jsonb_object_agg(t.name, t.value), '{}') from tables t),
     'functions', (select coalesce(jsonb_object_agg(f.name, f.value), '{}') from functions f),
-    'published', exists (select from pg_catalog.pg_publication_tables t join pg_catalog.pg_publication p on p.pubname = t.pubname
-                         where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'
-                           and p.pubinsert and p.pubupdate and p.pubdelete),
+    'published', exists (select from pg_catalog.pg_publication_tables t
+                         where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'),
+    'publishes', (select array_remove(array[case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
+                                            case when p.pubdelete then 'delete' end], null)
+                  from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime'),
     'migrations', (select coalesce(jsonb_agg(m.name order by m.name), '[]') from public.video_job_migrations m))
 $$;
 

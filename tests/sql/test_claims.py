@@ -240,6 +240,20 @@ def test_a_row_that_crashed_is_claimed_alone_and_nothing_beside_it(
     assert names(worker.claim(9)) == ["neighbour"]
 
 
+def test_two_rows_that_crashed_are_claimed_one_after_the_other(
+    database: Database, worker: Worker
+) -> None:
+    """As after a deployment that killed a worker with its hands full."""
+    jobs = [database.insert(prompt=name) for name in ("one", "two")]
+    worker.claim(2)
+    for job in jobs:
+        expire_lease(database, job["id"])
+    assert len(worker.recover()) == 2
+    (first,) = worker.claim(9)
+    worker.end(first, "failed", error_code="audio_missing")
+    assert len(worker.claim(9)) == 1
+
+
 def test_a_row_that_crashed_waits_until_nothing_else_is_in_preparation(
     database: Database, worker: Worker
 ) -> None:
