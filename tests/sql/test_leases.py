@@ -275,3 +275,15 @@ def test_what_became_of_a_deleted_jobs_post_is_still_written(
     database.sql("delete from public.video_jobs")
     assert worker.end(job, submission="refused") == []
     assert database.submissions(job["id"])[0]["state"] == "refused"
+
+
+def test_a_late_give_back_does_not_touch_a_post_to_be_confirmed(
+    database: Database, worker: Worker
+) -> None:
+    """The attempt is the same, but the claim is over: in line again it would be posted twice."""
+    job = claimed(database, worker)
+    worker.begin(job)
+    expire_lease(database, job["id"])
+    worker.recover()
+    assert worker.end(job) == []
+    assert database.job(job["id"])["phase"] == "confirming_submission"

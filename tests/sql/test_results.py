@@ -68,7 +68,9 @@ def test_a_run_that_nobody_waits_for_is_not_wanted_but_stays_on_record(
         case "superseded":
             worker.end(job, "preparing", submission="unknown")
             worker.end_run(job["id"], 1, "expired", status="queued")
-            worker.claim_one()
+            second = worker.claim_one()
+            worker.begin(second)
+            worker.record(second, "run-2")
         case "cancelled":
             database.sql("update public.video_jobs set cancel_requested = true")
         case "deleted":
@@ -77,7 +79,7 @@ def test_a_run_that_nobody_waits_for_is_not_wanted_but_stays_on_record(
             alter(database, job["id"], "status = 'failed', error_code = 'run_lost'")
     (answer,) = worker.record(job, "run-1")
     assert answer["wanted"] is False
-    (sub,) = database.submissions(job["id"])
+    sub = database.submissions(job["id"])[0]
     assert (sub["state"], sub["runpod_job_id"]) == ("queued", "run-1")
 
 
