@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class ChangeReader:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._tables: dict[Relation, Table] = {}
+        self._visible_xid: int | None = None
 
     async def events(self, change: Change, subscribers: Sequence[Subscriber]) -> list[Event]:
         """The messages that this change causes, at most one per subscriber and column choice."""
@@ -92,6 +94,7 @@ class ChangeReader:
         if not interested:
             return []
         table = await self._table(relation)
+        await self._committed(change.xid)
         wanted = {item for _, bound in interested for b in bound for item in b.filters()}
         encoded = await self._encode(change, table, wanted)
         seen: dict[str, bool] = {}
@@ -111,6 +114,19 @@ class ChangeReader:
                 payload = f'{{"ids": {json.dumps(sorted(set(ids)))}, "data": {data}}}'
                 found.append(Event(subscriber=subscriber, payload=payload))
         return found
+
+    async def _committed(self, xid: int) -> None:
+        """Wait until other sessions see the transaction: its WAL is decoded a moment earlier."""
+        if xid == self._visible_xid:
+            return
+        query = "select pg_visible_in_snapshot(%s::text::xid8, pg_current_snapshot())"
+        for _ in range(200):
+            async with self._pool.as_admin() as connection:
+                row = await (await connection.execute(query, [xid])).fetchone()
+            if row and row[0]:
+                break
+            await asyncio.sleep(0.002)
+        self._visible_xid = xid
 
     async def _table(self, relation: Relation) -> Table:
         if relation not in self._tables:

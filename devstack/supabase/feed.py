@@ -43,6 +43,7 @@ class Change:
     kind: str
     relation: Relation
     committed_at: str
+    xid: int
     new: dict[str, Value] | None = None
     old: dict[str, Value] | None = None
     old_is_whole: bool = False
@@ -55,6 +56,7 @@ class Decoder:
         self._relations: dict[int, Relation] = {}
         self._changes: list[Change] = []
         self._committed_at = ""
+        self._xid = 0
         self._data = b""
         self._at = 0
 
@@ -65,6 +67,7 @@ class Decoder:
         if kind == b"B":
             self._changes = []
             self._committed_at = _instant(struct.unpack_from("!q", message, 9)[0])
+            self._xid = int(struct.unpack_from("!I", message, 17)[0])
         elif kind == b"C":
             return self._changes
         elif kind == b"R":
@@ -104,6 +107,7 @@ class Decoder:
             kind={b"I": "INSERT", b"U": "UPDATE", b"D": "DELETE"}[kind],
             relation=relation,
             committed_at=self._committed_at,
+            xid=self._xid,
             new=new,
             old=old,
             old_is_whole=whole,
