@@ -17,12 +17,14 @@ import psycopg
 from psycopg.rows import dict_row
 from starlette.applications import Starlette
 from starlette.routing import Route
+from typer.testing import CliRunner
 
 from devstack.postgres import SUPERUSER, Postgres
 from devstack.runpod import RunPodStandIn
 from devstack.server import AppServer
 from devstack.stack import Stack
 from worker.board import Board
+from worker.cli import app
 from worker.core.change import Limits
 from worker.doctor.context import Context
 from worker.doctor.examine import CHECKS, examine
@@ -122,6 +124,17 @@ class Stand:
         )
         out, err = await process.communicate()
         return Done(process.returncode or 0, out.decode(), err.decode())
+
+    async def here(self, *arguments: str, **changes: str) -> Done:
+        """The same inside this process, which is ten times as fast."""
+
+        def invoke() -> Done:
+            done = CliRunner().invoke(app, list(arguments), env={**self.env, **changes})
+            if done.exception is not None and not isinstance(done.exception, SystemExit):
+                raise done.exception
+            return Done(done.exit_code, done.stdout, done.stderr)
+
+        return await asyncio.to_thread(invoke)
 
 
 @asynccontextmanager

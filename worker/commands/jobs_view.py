@@ -30,7 +30,7 @@ def table_view(rows: Sequence[Row]) -> RenderableType:
     if not rows:
         return Text("No job fits.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("id", no_wrap=True)
+    table.add_column("id", no_wrap=True, min_width=36)
     table.add_column("created (UTC)", no_wrap=True)
     table.add_column("state")
     table.add_column("%", justify="right")
