@@ -47,7 +47,8 @@ class Evidence:
         before, now = self._first.health, look.health
         grown = (now.completed + now.failed) - (before.completed + before.failed)
         ended = look.ended_so_far - self._first.ended_so_far
-        if now.in_queue + now.in_progress > look.confirmed_live or grown > ended:
+        # A counter that falls has begun anew, and hides what it counted before.
+        if now.in_queue + now.in_progress > look.confirmed_live or not 0 <= grown <= ended:
             self._spoilt = True
             return False
         return look.at - self._first.at >= GO_ON_FOR
