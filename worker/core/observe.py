@@ -9,7 +9,6 @@ from worker.core.change import (
     Gone,
     Limits,
     NotAccepted,
-    Nothing,
     Observation,
     Seen,
     SubmissionChange,
@@ -45,7 +44,7 @@ def look_at(
             return _gone(sub, limits, healthy=healthy)
         case NotAccepted():
             return _given_up(sub, limits, "nothing at RunPod points to it")
-        case Nothing():
+        case _:  # no news
             if sub.state is SubmissionState.UNKNOWN:
                 if sub.ttl_left <= 0:
                     return _given_up(sub, limits, "its time to live has passed")
@@ -105,7 +104,7 @@ def _seen(sub: Submission, update: RunUpdate, limits: Limits, *, webhooks_work: 
             quiet = update.progress is None and webhooks_work
             poll = limits.slow_poll if quiet else limits.poll
             values = _times(update)
-        case RunState.QUEUED | RunState.UNKNOWN:
+        case _:  # queued, or a word that we do not know
             # RunPod may put a run back into its queue; ours does not go back with it.
             now = sub if sub.state.live else replace(sub, state=SubmissionState.QUEUED)
             poll, values = limits.poll, {}
