@@ -22,6 +22,7 @@ OTHER_NAMES = {
     "R2_ENDPOINT_URL", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_BUCKET_NAME",
     "R2_PUBLIC_URL", "FLY_APP_NAME", "SAMPLE_IMAGE_URL", "SAMPLE_AUDIO_URL", "SUPABASE_ANON_KEY",
     "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY", "IN_QUEUE", "IN_PROGRESS", "TIMED_OUT",
+    "Q4_0", "Q5_0", "Q6_K",
 }  # fmt: skip
 FOLDERS = "worker|devstack|tests|docs|sql|workflows|benchmarks|examples"
 MADE_IN_BLOCKS = re.compile(r"create (?:function|table|sequence|trigger) (?:public\.)?(\w+)")
