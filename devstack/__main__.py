@@ -57,7 +57,7 @@ async def _up(options: argparse.Namespace) -> int:
             print(json.dumps(stack.env), flush=True)
         else:
             for name, value in stack.env.items():
-                print(f"{name}={shlex.quote(value)}")
+                print(f"{name}={shlex.quote(value)}", flush=True)
             print("The local stack is up; Ctrl-C ends it.", file=sys.stderr, flush=True)
         await stopped.wait()
     return GOOD
