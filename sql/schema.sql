@@ -276,6 +276,11 @@ begin
     return;
   end if;
   if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt then
+    if p_submission = 'refused' then
+      update public.video_jobs j set submissions = j.submissions - 1
+        from public.video_job_attempts a
+        where j.id = p_job_id and a.job_id = p_job_id and a.attempt = p_attempt and a.try_number = j.try_number;
+    end if;
     return;
   end if;
   if job.cancel_requested and p_submission is distinct from 'unknown' then
@@ -413,14 +418,20 @@ begin
       set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null,
           next_poll_at = now()
       where a.job_id = p_job_id and a.attempt = p_attempt;
-    if job.id is not null and job.status = 'preparing' and job.attempt = p_attempt then
+    -- Also the run of an earlier attempt, given up too early: whatever claim is in hand now ends with it.
+    if job.status in ('queued', 'preparing') and job.try_number = sub.try_number then
       update public.video_jobs j
         set status = 'submitted', phase = case when j.cancel_requested then 'cancelling' else 'waiting_gpu' end,
             phase_detail = null, runpod_job_id = p_runpod_job_id, lease_owner = null, lease_expires_at = null
         where j.id = p_job_id returning j.* into job;
     end if;
   end if;
-  wanted := coalesce(job.status in ('submitted', 'running') and job.attempt = p_attempt and not job.cancel_requested, false);
+  wanted := coalesce(job.status in ('submitted', 'running') and job.try_number = sub.try_number
+    and job.runpod_job_id = p_runpod_job_id and not job.cancel_requested and job.ending_code is null, false);
+  if not wanted then
+    -- So that its end counts as our own doing and not as a failure of the job.
+    update public.video_job_attempts a set cancel_asked_at = now() where a.job_id = p_job_id and a.attempt = p_attempt;
+  end if;
   "case" := public.video_job_case_v1(p_job_id);
   return next;
 end $$;

@@ -198,7 +198,10 @@ class FakeStore:
                     job_id, status=JobStatus.SUBMITTED, runpod_job_id=run_id, lease_left=None
                 )
         wanted = row is not None and not row.status.terminal and row.try_number == sub.try_number
+        wanted = wanted and row is not None and row.runpod_job_id == run_id
         wanted = wanted and row is not None and not row.cancel_requested
+        if not wanted:
+            self.times[key].cancel_asked = self.now
         return Recorded(wanted=wanted, case=self.look(job_id))
 
     async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None:

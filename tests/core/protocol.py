@@ -167,6 +167,7 @@ class Protocol:
         row, sub = state.row, state.sub(n)
         if sub is None:
             return state, False
+        moved = sub.known
         if not sub.known:
             state = state.with_sub(n, known=True, state="queued")
             moves = ("queued", "preparing")
@@ -175,9 +176,11 @@ class Protocol:
                 fenced = row and row.status == "preparing" and row.attempt == n
             if row and (fenced or "unfenced record" in self.faults):
                 state = state.with_row(status="submitted", owner=None, lease=False)
+                moved = True
         row = state.row
-        wanted = row is not None and row.status not in ENDED and row.try_number == sub.try_number
-        return state, bool(wanted and row and not row.cancel)
+        waits = row is not None and row.status not in ENDED and row.try_number == sub.try_number
+        # A row that another run has already makes this one unwanted.
+        return state, bool(waits and row and not row.cancel and not row.ending and moved)
 
     def _looks(self, state: State) -> Iterator[tuple[str, State]]:
         if (look := state.look) is not None:
