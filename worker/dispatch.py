@@ -124,11 +124,14 @@ class Dispatcher:
         if want > 0:
             held = list(self.working)
             for job in await self._store.claim(want, self._policy.limits, holding=held):
-                if self._stopping:  # the claim was under way when we were told to stop
+                if self._told_to_stop():  # while the claim was under way
                     await self._end(job, ClaimEnding(status="queued"))
                 else:
                     self._start(job, tasks)
         return self.breaker.seconds_to_probe(self._boot_time())
+
+    def _told_to_stop(self) -> bool:
+        return self._stopping
 
     def _start(self, job: Job, tasks: asyncio.TaskGroup) -> None:
         claim = _Claim(job=job, began=self._boot_time())
@@ -310,8 +313,10 @@ class Dispatcher:
         )
         try:
             begun = await self._store.begin(job, beginning)
-        except (StoreUnavailable, StoreRefused):
+        except (StoreUnavailable, StoreRefused) as error:
             self.breaker.unused()
+            # It may have been committed all the same; but we know that nothing was sent.
+            await self._settle(job, _refused(f"not sent: {error.message}", 0.0))
             claim.posting = False
             raise
         if begun is None:

@@ -135,7 +135,7 @@ def _video_url(output: object) -> str | None:
 
 
 def _is_web_address(value: object) -> bool:
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_URL:
+    if not isinstance(value, str) or not 0 < len(value.encode(errors="replace")) <= _MAX_URL:
         return False
     if not value.isprintable() or any(character.isspace() for character in value):
         return False
