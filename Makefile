@@ -72,6 +72,10 @@ check: $(STAMP) ## Lint, format, types, import contracts
 schema: $(STAMP) ## Write sql/schema.sql anew after a change of the migrations
 	@$(BIN)/python -m tests.sql.schema
 
+.PHONY: docs
+docs: $(STAMP) ## Write docs/settings.md anew after a change of the settings
+	@$(BIN)/python -m tests.docs.settings_page
+
 .PHONY: e2e
 e2e: $(STAMP) ## Only the tests that start the daemon and the local stack
 	@$(BIN)/python -m pytest -m e2e $(ARGS)
