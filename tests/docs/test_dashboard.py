@@ -1,0 +1,45 @@
+"""docs/grafana-dashboard.json names only metrics that exist, shows all of them, and overlaps not."""
+
+import json
+from itertools import combinations
+from typing import Any
+
+from tests.docs.expressions import counters_without_rate, known, problems
+from tests.docs.pages import ROOT
+
+DASHBOARD: dict[str, Any] = json.loads((ROOT / "docs" / "grafana-dashboard.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]
+
+
+def test_every_panel_names_only_what_exists() -> None:
+    assert {one: wrong for one in EXPRESSIONS if (wrong := problems(one))} == {}
+    assert [name for one in EXPRESSIONS for name in counters_without_rate(one)] == []
+
+
+def test_every_metric_of_ours_is_shown() -> None:
+    text = " ".join(EXPRESSIONS)
+    unshown = [
+        name
+        for name in known()
+        if name.startswith("worker_") and not name.endswith(("_sum", "_count")) and name not in text
+    ]
+    assert unshown == []
+
+
+def test_panels_have_ids_and_places_of_their_own() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+    for one, other in combinations((panel["gridPos"] for panel in DASHBOARD["panels"]), 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+        )  # fmt: skip
+        assert apart, (one, other)
+
+
+def test_it_can_be_imported_into_any_grafana() -> None:
+    """It names no data source of its own, but lets people choose one."""
+    assert {panel["datasource"]["uid"] for panel in PANELS} == {"${datasource}"}
+    assert [one["type"] for one in DASHBOARD["templating"]["list"]] == ["datasource"]
+    assert "__inputs" not in DASHBOARD
