@@ -12,16 +12,20 @@ from worker.settings import STAND_INS, Settings
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 HEAD = """# Settings
 
-Environment variables; nothing else configures the worker. Written from `worker/settings.py` by `make docs`.
+Environment variables; nothing else configures the worker.
+This page is written from `worker/settings.py` by `make docs`.
 
-A wrong or missing setting stops the start, with one line for each problem; `python -m worker doctor` tells more.
+A wrong or missing setting stops the start, with one line for each problem.
+`python -m worker doctor` tells more.
 An empty variable counts as unset. Lists are separated by commas. Durations are in seconds.
 On Fly, keys and secrets are set by `fly secrets set`, everything else in `[env]` of `fly.toml`.
 
 """
 TAIL = """
-`migrate` reads `DATABASE_URL` alone; `jobs` and `submit` read `SUPABASE_URL` and `SUPABASE_SERVICE_ROLE_KEY` (`submit` with files also `INPUT_BUCKETS`); `frames`, `plan`, `request` and `workflow check` need none of these.
-`RUNPOD_ENDPOINT_ID` and `RUNPOD_ENDPOINT_URL` stand for each other; if both are set, they must agree.
+`migrate` reads `DATABASE_URL` alone.
+`jobs` and `submit` read `SUPABASE_URL` and `SUPABASE_SERVICE_ROLE_KEY`, `submit` with files also
+`INPUT_BUCKETS`; `frames`, `plan`, `request` and `workflow check` need none of these.
+`RUNPOD_ENDPOINT_ID` and `RUNPOD_ENDPOINT_URL` stand for each other; if both are set, they agree.
 On Fly, `PUBLIC_URL` is `https://$FLY_APP_NAME.fly.dev` unless it is set.
 """
 GROUPS = {
@@ -39,7 +43,7 @@ GROUPS = {
 def page() -> str:
     """The whole page."""
     starts = {name: heading for heading, name in GROUPS.items()}
-    parts = []
+    parts: list[str] = []
     for name, field in Settings.model_fields.items():
         if name in starts:
             table = "| name | default | meaning |\n|---|---|---|\n"

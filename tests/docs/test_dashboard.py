@@ -1,4 +1,4 @@
-"""docs/grafana-dashboard.json names only metrics that exist, shows all of them, and overlaps not."""
+"""docs/grafana-dashboard.json shows every metric, names no other, and no panel hides another."""
 
 import json
 from itertools import combinations
