@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -41,11 +42,11 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
-async def probed(env: dict[str, str], said: list[str], **options: object) -> Result:
+async def probed(env: dict[str, str], said: list[str], **options: Any) -> Result:
     settings, problems = load_what_is_right(env)
     async with httpx.AsyncClient(trust_env=False) as http:
         context = Context(settings=settings, problems=problems, http=http)
-        return await probe(context, ProbeOptions(**{"look": 0.1, **options}), said.append)
+        return await probe(context, ProbeOptions(**({"look": 0.1} | options)), said.append)
 
 
 @pytest.mark.timeout(180)

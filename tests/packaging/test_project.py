@@ -16,7 +16,7 @@ from tests.packaging.conftest import ROOT
 from worker.settings import Settings
 
 TARGETS = ["setup", "demo", "test", "check", "audit", "bench", "schema", "e2e", "chaos", "docker"]
-TARGETS += ["lock", "help"]
+TARGETS += ["docs", "lock", "help"]
 PURE = [*sorted((ROOT / "worker" / "core").rglob("*.py")), ROOT / "worker" / "ports.py"]
 WORLDLY = {"asyncio", "io", "logging", "os", "pathlib", "random", "secrets", "shutil", "signal"}
 WORLDLY |= {"socket", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "uuid"}
