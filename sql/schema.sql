@@ -140,7 +140,9 @@ declare
   mine integer;
   alone boolean;
   slots integer;
-  picked uuid[];
+  candidates uuid[];
+  suspects boolean[];
+  picked uuid[] := '{}';
 begin
   perform set_config('video_jobs.writer', 'worker', true);
   if p_holding is not null then
@@ -215,27 +217,30 @@ begin
       where j.id = t.id
   ), free as (
     select l.id, l.suspect, l.place from line l where l.held is null order by l.place limit 200
-  ), first as (
-    select f.suspect from free f order by f.place limit 1
   )
-  -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
-  select array_agg(f.id) into picked from (
-    select free.id from free cross join first
-    where free.suspect = first.suspect and not (first.suspect and mine > 0)
-    order by free.place limit case when (select x.suspect from first x) then 1 else slots end) f;
-  if picked is null then
-    return;
-  end if;
+  select array_agg(f.id order by f.place), array_agg(f.suspect order by f.place) into candidates, suspects from free f;
+
+  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
+  for n in 1 .. coalesce(array_length(candidates, 1), 0) loop
+    -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
+    continue when picked <> '{}' and suspects[n];
+    perform from public.video_jobs j
+      where j.id = candidates[n] and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
+      for update skip locked;
+    continue when not found;
+    if suspects[n] and mine > 0 then
+      return;
+    end if;
+    picked := picked || candidates[n];
+    exit when suspects[n] or cardinality(picked) >= slots;
+  end loop;
 
   return query
   update public.video_jobs j
     set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
         lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
         claimed_alone = j.crashes > 0
-    from (select q.id from public.video_jobs q
-          where q.id = any (picked) and q.status = 'queued'
-            and not public.video_job_has_open_submission_v1(q.id) for update skip locked) t
-    where j.id = t.id
+    where j.id = any (picked)
     returning j.*;
 end $$;
 
@@ -272,7 +277,10 @@ begin
     if not found then
       return;
     end if;
-  elsif job.lease_owner is distinct from p_owner then
+  elsif job.lease_owner is distinct from p_owner or exists (
+      -- Its POST has begun after all: only what became of that may end the claim.
+      select 1 from public.video_job_attempts a
+      where a.job_id = p_job_id and a.attempt = p_attempt and a.state in ('submitting', 'unknown', 'queued', 'running')) then
     return;
   end if;
   if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt then
@@ -475,20 +483,24 @@ begin
         where j.id = job.id returning j.*;
     end if;
   end loop;
-  -- The row was deleted while its POST was under way, and the sender vanished as well.
+  -- The row was deleted, or lost its lease to another run's news, while its POST was under way, and the sender
+  -- vanished as well.
   update public.video_job_attempts a
     set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
     from (select x.job_id, x.attempt from public.video_job_attempts x
           where x.state = 'submitting' and x.next_poll_at < now()
             and not exists (select 1 from public.video_jobs j where j.id = x.job_id and j.status = 'preparing'
-                            and j.attempt = x.attempt)
+                            and j.attempt = x.attempt and j.lease_expires_at is not null)
           for update skip locked) left_over
     where a.job_id = left_over.job_id and a.attempt = left_over.attempt;
   -- A row that says it runs, without any open submission (somebody emptied the other table), would wait for ever.
   return query update public.video_jobs j
-    set status = 'failed', phase = 'done', completed_at = now(), error_code = 'run_lost',
-        error_message = 'The record of this job''s run is gone. Try the job again; the operator should not delete '
-          'rows of video_job_attempts by hand.'
+    set status = case when j.cancel_requested then 'cancelled' else 'failed' end,
+        phase = 'done', phase_detail = null, completed_at = now(),
+        error_code = case when not j.cancel_requested then 'run_lost' end,
+        error_message = case when not j.cancel_requested then
+          'The record of this job''s run is gone. Try the job again; the operator should not delete '
+          'rows of video_job_attempts by hand.' end
     from (select x.id from public.video_jobs x
           where (x.status in ('submitted', 'running') or (x.status = 'preparing' and x.lease_expires_at is null))
             and x.updated_at < now() - interval '60 seconds'

@@ -215,7 +215,7 @@ class FakeStore:
             state = SubmissionState(ending.submission)
             self.subs[key] = replace(sub, state=state, raw_error=ending.raw_error)
             left = int(state is SubmissionState.REFUSED)
-        elif not self._holds(job):
+        elif not self._holds(job) or (sub is not None and sub.state.open):
             return None
         if row is None or row.status is not JobStatus.PREPARING or row.attempt != job.attempt:
             return None

@@ -1,0 +1,97 @@
+"""States that only accidents and hands make: none stops other rows or stays for ever."""
+
+from typing import Any
+
+import psycopg
+
+from tests.postgres import SUPERUSER, Database
+from tests.sql.worker import Worker, age, submitted
+
+
+def by_hand(database: Database, statement: str, *values: object) -> None:
+    """What a superuser does with all triggers off."""
+    url = database.postgres.url(database.name, user=SUPERUSER)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("set session_replication_role = replica")
+        connection.execute(statement.encode(), values)
+
+
+def begun(database: Database, worker: Worker, **columns: object) -> Any:
+    database.insert(**columns)
+    job = worker.claim_one()
+    assert worker.begin(job)
+    return job
+
+
+def test_a_claim_whose_post_has_begun_cannot_end_as_if_it_had_not(
+    database: Database, worker: Worker
+) -> None:
+    job = begun(database, worker)
+    assert worker.end(job, "queued") == []
+    assert worker.end(job, "failed", error_code="audio_missing") == []
+    assert database.job(job["id"])["status"] == "preparing"
+    assert worker.end(job, "queued", submission="refused")[0]["status"] == "queued"
+
+
+def test_a_row_that_somebody_has_locked_does_not_hold_up_the_next(
+    database: Database, worker: Worker
+) -> None:
+    """Say, an update in a transaction that was never ended."""
+    first = database.insert(prompt="first")
+    database.insert(prompt="second")
+    with database.connect() as person, person.transaction():
+        person.execute("select from public.video_jobs where id = %s for update", [first["id"]])
+        assert [row["prompt"] for row in worker.claim(1)] == ["second"]
+        assert worker.claim(1) == []
+    assert [row["prompt"] for row in worker.claim(1)] == ["first"]
+
+
+def test_locked_rows_do_not_let_a_claim_take_more_than_it_may(
+    database: Database, worker: Worker
+) -> None:
+    for _ in range(6):
+        database.insert()
+    assert len(worker.claim(3)) == 3
+    assert len(worker.claim(9, max_in_flight=4)) == 1
+
+
+def test_a_waiting_row_with_an_open_submission_does_not_hold_up_the_next(
+    database: Database, worker: Worker
+) -> None:
+    job = begun(database, worker, prompt="first")
+    worker.end(job, "preparing", phase="confirming_submission", submission="unknown")
+    by_hand(database, "update public.video_jobs set status = 'queued' where id = %s", job["id"])
+    database.insert(prompt="second")
+    assert [row["prompt"] for row in worker.claim(1)] == ["second"]
+
+
+def test_a_submission_under_way_whose_row_has_no_lease_becomes_unknown_in_time(
+    database: Database, worker: Worker
+) -> None:
+    job = begun(database, worker)
+    by_hand(
+        database,
+        "update public.video_jobs set lease_owner = null, lease_expires_at = null where id = %s",
+        job["id"],
+    )
+    worker.recover()
+    assert database.submissions(job["id"])[0]["state"] == "submitting"
+    age(database, job["id"], "next_poll_at", 1)
+    worker.recover()
+    assert database.submissions(job["id"])[0]["state"] == "unknown"
+
+
+def test_a_cancelled_row_whose_submissions_were_deleted_ends_as_cancelled(
+    database: Database, worker: Worker
+) -> None:
+    job = submitted(database, worker)
+    database.sql("update public.video_jobs set cancel_requested = true where id = %s", job["id"])
+    database.sql("delete from public.video_job_attempts where job_id = %s", job["id"])
+    by_hand(
+        database,
+        "update public.video_jobs set updated_at = now() - interval '2 minutes' where id = %s",
+        job["id"],
+    )
+    worker.recover()
+    row = database.job(job["id"])
+    assert (row["status"], row["error_code"]) == ("cancelled", None)
