@@ -45,6 +45,10 @@ log = structlog.get_logger(__name__)
 
 INPUT_TRIES = 3
 AWAY_SECONDS = 2.0
+# Half an hour of an absent table: what is known of a POST is worth keeping that long.
+SETTLE_TRIES = 900
+# A row that could not be sent for reasons of ours; else it would be downloaded over and over.
+UNSENT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +139,9 @@ class Dispatcher:
 
     def _start(self, job: Job, tasks: asyncio.TaskGroup) -> None:
         claim = _Claim(job=job, began=self._boot_time())
+        # Its lease ran out while the table was away, and it came back to us.
+        if (former := self.working.get(job.id)) is not None and not former.posting:
+            former.let_go()
         self.working[job.id] = claim
         claim.task = tasks.create_task(self._work(claim), name=f"dispatch-{job.id}")
         METRICS.claims.inc()
@@ -216,8 +223,9 @@ class Dispatcher:
                 log.info("job.failed", code=error.code, reason=error.message)
                 await self._end(job, _failed(error.code, error.message))
             except (StoreUnavailable, StoreRefused) as error:
-                # The lease runs out and the row is claimed again; nothing was sent.
+                # Nothing was sent. If the table is away for this, too, the lease runs out.
                 log.warning("job.abandoned", reason=error.message)
+                await self._end(job, ClaimEnding(status="queued", retry_seconds=UNSENT_SECONDS))
             except TransientError as error:
                 log.info("job.given_back", reason=error.message)
                 ending = ClaimEnding(status="queued", retry_seconds=error.retry_in or 10.0)
@@ -228,7 +236,8 @@ class Dispatcher:
                 text += "operator finds the cause in the worker's log."
                 await self._end(job, self._broken_off(claim, _failed("internal_error", text)))
             finally:
-                self.working.pop(job.id, None)
+                if self.working.get(job.id) is claim:
+                    del self.working[job.id]
                 self.freed()
 
     async def _prepare(self, claim: _Claim) -> None:
@@ -316,7 +325,7 @@ class Dispatcher:
         except (StoreUnavailable, StoreRefused) as error:
             self.breaker.unused()
             # It may have been committed all the same; but we know that nothing was sent.
-            await self._settle(job, _refused(f"not sent: {error.message}", 0.0))
+            await self._settle(job, _refused(f"not sent: {error.message}", UNSENT_SECONDS))
             claim.posting = False
             raise
         if begun is None:
@@ -384,7 +393,7 @@ class Dispatcher:
 
     async def _settle(self, job: Job, ending: ClaimEnding) -> None:
         """Write what is known of the POST; without it, the expired lease makes it unknown."""
-        for _ in range(10):
+        for _ in range(SETTLE_TRIES):
             try:
                 _count_end(await self._store.end_claim(job, ending), ending)
                 return
