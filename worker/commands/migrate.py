@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import psycopg
 import typer
-from psycopg import sql
 
 from worker.adapters.files import data_file
 from worker.settings import database_url
+
+if TYPE_CHECKING:
+    # At run time it is imported where it is used: the daemon would carry its 9 MB for nothing.
+    import psycopg
 
 _LOCK = 6_030_272_911
 
@@ -37,6 +39,8 @@ def pending(connection: psycopg.Connection[tuple[object, ...]]) -> list[Path]:
 
 def apply(url: str, *, dry_run: bool = False, again: bool = False) -> list[str]:
     """Apply what is missing (or everything again); each file is its own transaction."""
+    import psycopg
+
     with psycopg.connect(url, autocommit=True, connect_timeout=15) as connection:
         connection.execute("select pg_advisory_lock(%s)", [_LOCK])
         try:
@@ -54,6 +58,9 @@ def apply(url: str, *, dry_run: bool = False, again: bool = False) -> list[str]:
 
 
 def _execute(connection: psycopg.Connection[tuple[object, ...]], path: Path) -> None:
+    import psycopg
+    from psycopg import sql
+
     try:
         connection.execute(sql.SQL(path.read_text()))
     except psycopg.Error:
@@ -76,6 +83,8 @@ def migrate(
             "connection string, or apply sql/migrations with psql or `supabase db push`."
         )
         return
+    import psycopg
+
     try:
         names = apply(url, dry_run=dry_run, again=again)
     except psycopg.Error as error:
