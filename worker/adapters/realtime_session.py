@@ -155,6 +155,8 @@ class Session:
     def _on_change(self, kind: RingKind, payload: PostgresChangesPayload) -> None:
         # Events with `errors` (too large, not readable) ring as well: something did change.
         data: Mapping[str, object] = {**payload["data"]}
+        if kind is RingKind.RETRY and _is_word_of_ours(data.get("record")):
+            return
         self._on_ring(Ring(kind=kind, job_id=_row_id(data.get("record"), data.get("old_record"))))
 
     def _on_system(self, payload: SuccessSystemPayload) -> None:
@@ -234,6 +236,16 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_word_of_ours(record: object) -> bool:
+    """Whether a waiting row was only told its place or why it waits: a retry clears both.
+
+    Workers with different limits would else answer each other's words without a pause.
+    """
+    return isinstance(record, dict) and any(
+        record.get(name) is not None for name in ("queue_position", "phase_detail")
+    )
 
 
 def _row_id(*records: object) -> str | None:
