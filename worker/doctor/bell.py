@@ -69,7 +69,7 @@ async def _insert_and_listen(context: Context, job_id: str, heard: asyncio.Event
                     f"An insert was heard of after {took:.1f} s, which is slow.",
                     "Look at Realtime's load in the dashboard; the sweep finds rows meanwhile.",
                 )
-            return ok(NAME, f"An insert was heard of after {took:.1f} s.")
+            return ok(NAME, f"An insert was heard of after {1000 * took:.0f} ms.")
     finally:
         await context.supabase("DELETE", f"/rest/v1/video_jobs?id=eq.{job_id}")
     return fail(
