@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -33,6 +35,11 @@ AT_ONCE = 32
 PAGE = 200
 MAX_ROUNDS = 8
 FORGET_AFTER = 6 * 3600.0
+# A round ends long before the watchdog would take a slow RunPod for a loop that is stuck.
+LOOK_SECONDS = 45.0
+# How long RunPod keeps a result.
+RESULT_SECONDS = 1800.0
+ENDED_KEPT = 10_000
 
 Key = tuple[str, int]
 News = tuple[Case, int, Observation]
@@ -80,10 +87,12 @@ class Reconciler:
         self._jitter = jitter
         self._held: dict[Key, _Held] = {}
         self._evidence: dict[Key, Evidence] = {}
-        self._ended_runs: set[str] = set()
+        self._ended_runs: OrderedDict[str, None] = OrderedDict()
+        self._ended_so_far = 0
         self._discarded: set[Key] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._started = False
+        self._after = ""
 
     def hold(self, job_id: str, attempt: int, endpoint_id: str, run_id: str) -> None:
         """Watch a run from now on, whether or not the table already knows of it."""
@@ -103,7 +112,7 @@ class Reconciler:
         self._let_go()
         METRICS.open_runs.set(len(self._held))
         METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
-        if len(cases) >= PAGE * 3 // 4:
+        if not self._started or len(cases) >= PAGE * 3 // 4:
             return 0.0  # a full page: there is more
         pauses = [
             part.poll_seconds
@@ -117,16 +126,20 @@ class Reconciler:
         if self._started:
             return await self._store.take_due(PAGE)
         cases: list[Case] = []
-        after = ""
+        after = self._after
         while page := await self._store.take_due(PAGE, everything_after=after):
             cases += page
             # A row that fell due meanwhile may come out of order.
             after = max(after, page[-1].job_id)
-        self._started = True
+            if len(cases) >= PAGE // 2:
+                break  # the next tick goes on from here
+        self._after, self._started = after, not page
         return cases
 
     async def _look_at(self, cases: Sequence[Case]) -> list[News]:
         open_ones = [(case, sub) for case in cases for sub in case.submissions if sub.state.open]
+        # In another order each time: when a round is cut short, it is never the same ones that wait.
+        open_ones.sort(key=lambda _: self._jitter())
         health: dict[str, asyncio.Task[bool]] = {}
         async with asyncio.TaskGroup() as group:
 
@@ -136,7 +149,11 @@ class Reconciler:
                 return health[endpoint_id]
 
             looks = [group.create_task(self._observe(sub, healthy)) for _, sub in open_ones]
-        found = zip(open_ones, (look.result() for look in looks), strict=True)
+            await _in_time(looks)
+            for asked in health.values():
+                asked.cancel()
+        seen_by = (None if look.cancelled() else look.result() for look in looks)
+        found = zip(open_ones, seen_by, strict=True)
         return [(case, sub.attempt, seen) for (case, sub), seen in found if seen is not None]
 
     async def _observe(
@@ -156,7 +173,9 @@ class Reconciler:
             return Gone(healthy=await healthy(sub.endpoint_id))
         except (OperatorFault, TransientError) as error:
             log.debug("run.not_seen", job_id=sub.job_id, run_id=held.run_id, reason=error.message)
-            return None
+            # RunPod has ended it and forgotten its result: no later answer can tell more.
+            over = sub.ttl_left <= -RESULT_SECONDS
+            return Gone(healthy=False) if over else None
         held.bring(update)
         return Seen(update=update)
 
@@ -198,8 +217,7 @@ class Reconciler:
             one.bring(update)
 
         async with asyncio.TaskGroup() as group:
-            for one in due:
-                group.create_task(look(one))
+            await _in_time([group.create_task(look(one)) for one in due])
         METRICS.runs_unwritten.set(sum(one.brought is not None for one in self._held.values()))
 
     def _let_go(self) -> None:
@@ -346,7 +364,7 @@ class Reconciler:
         held = self._held.pop((case.job_id, attempt), None)
         self._evidence.pop((case.job_id, attempt), None)
         if held is not None:
-            self._ended_runs.add(held.run_id)
+            self._note_end(held.run_id)
             if held.brought is not None and held.brought.execution_ms is not None:
                 METRICS.gpu_seconds.labels(held.brought.state.value).inc(
                     held.brought.execution_ms / 1000
@@ -414,19 +432,40 @@ class Reconciler:
                 return False
             one.bring(update)
             if update.state.terminal:
-                self._ended_runs.add(one.run_id)
+                self._note_end(one.run_id)
             return not update.state.terminal
 
-        confirmed = sum(await asyncio.gather(*(live(one) for one in mine)))
-        health = await self._health(self._runpod.endpoint_id)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                confirmed = sum(await asyncio.gather(*(live(one) for one in mine)))
+                health = await self._health(self._runpod.endpoint_id)
+        except TimeoutError:
+            return None
         if health is None:
             return None
         return Round(
             at=self._clock(),
             health=health,
             confirmed_live=confirmed,
-            ended_so_far=len(self._ended_runs),
+            ended_so_far=self._ended_so_far,
         )
+
+    def _note_end(self, run_id: str) -> None:
+        """Count each run's end once."""
+        if run_id in self._ended_runs:
+            return
+        self._ended_so_far += 1
+        self._ended_runs[run_id] = None
+        if len(self._ended_runs) > ENDED_KEPT:
+            self._ended_runs.popitem(last=False)
+
+
+async def _in_time(looks: Sequence[asyncio.Task[Any]]) -> None:
+    """Wait for the looks of one round; those that take too long are left for the next."""
+    if looks:
+        await asyncio.wait(looks, timeout=LOOK_SECONDS)
+    for look in looks:
+        look.cancel()
 
 
 def _unwanted(case: Case, decision: Decision) -> tuple[Submission, ...]:

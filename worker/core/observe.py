@@ -45,7 +45,7 @@ def look_at(
         case NotAccepted():
             return _given_up(sub, limits, "nothing at RunPod points to it")
         case _:  # no news
-            if sub.state is SubmissionState.UNKNOWN:
+            if _nameless(sub):
                 if sub.ttl_left <= 0:
                     return _given_up(sub, limits, "its time to live has passed")
                 if limits.unknown_wait is not None and sub.age >= limits.unknown_wait:
@@ -59,8 +59,13 @@ def look_at(
             )
 
 
+def _nameless(sub: Submission) -> bool:
+    """Nobody can be asked about it: unknown, or its run's id was cleared by hand."""
+    return sub.state is SubmissionState.UNKNOWN or (sub.state.live and sub.runpod_job_id is None)
+
+
 def _given_up(sub: Submission, limits: Limits, why: str) -> Look:
-    if sub.state is not SubmissionState.UNKNOWN:
+    if not _nameless(sub):
         return Look(now=sub, change=SubmissionChange(attempt=sub.attempt, poll_seconds=limits.poll))
     failure = Failure(
         code="run_lost",
