@@ -138,7 +138,7 @@ class Reconciler:
 
     async def _look_at(self, cases: Sequence[Case]) -> list[News]:
         open_ones = [(case, sub) for case in cases for sub in case.submissions if sub.state.open]
-        # In another order each time: when a round is cut short, it is never the same ones that wait.
+        # Another order each time: a round that is cut short must not leave out the same ones again.
         open_ones.sort(key=lambda _: self._jitter())
         health: dict[str, asyncio.Task[bool]] = {}
         async with asyncio.TaskGroup() as group:
