@@ -242,8 +242,7 @@ class App:
                 bell.cancel()
                 await serving
                 for claim in self.dispatcher.working.values():
-                    if claim.task is not None:
-                        claim.task.cancel()
+                    claim.let_go()
         finally:
             watchdog.stop()
 

@@ -44,6 +44,7 @@ from worker.ports import (
 log = structlog.get_logger(__name__)
 
 INPUT_TRIES = 3
+LONGEST_INPUT_WAIT = 30.0
 AWAY_SECONDS = 2.0
 # Half an hour of an absent table: what is known of a POST is worth keeping that long.
 SETTLE_TRIES = 900
@@ -272,7 +273,7 @@ class Dispatcher:
                 if not tries_left:
                     raise JobFailed(error.code, error.message) from error
                 wait = self._policy.input_retry_seconds * (INPUT_TRIES - tries_left) ** 2
-                await asyncio.sleep(error.retry_in or wait)
+                await asyncio.sleep(min(error.retry_in or wait, LONGEST_INPUT_WAIT))
         sent: bool | None = None
         try:
             sent = await self._submit(claim, plan, inputs)

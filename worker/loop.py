@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from worker.board import Board
-from worker.core.errors import TransientError
+from worker.core.errors import StoreRefused, TransientError
 from worker.metrics import METRICS
 
 log = structlog.get_logger(__name__)
@@ -66,18 +66,19 @@ async def every(
 ) -> None:
     """Tick until stopped. A tick may return seconds until it wants to run again.
 
-    TransientError is noted on the board and logged once per outage; anything else ends the process.
+    TransientError, and a row that the table refuses, are noted on the board and logged once per
+    outage; anything else ends the process.
     """
     while not stop.is_set():
         beats.beat(name, slowest_tick)
         pause: float | None = None
         try:
             pause = await tick()
-        except TransientError as error:
+        except (TransientError, StoreRefused) as error:
             METRICS.loop_failures.labels(name).inc()
             if board.note(name, error.message, severity="down"):
                 log.warning("loop.waiting", loop=name, reason=error.message)
-            pause = error.retry_in
+            pause = error.retry_in if isinstance(error, TransientError) else None
         else:
             if board.clear(name):
                 log.info("loop.resumed", loop=name)

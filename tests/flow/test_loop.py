@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from worker.board import Board
-from worker.core.errors import StoreUnavailable
+from worker.core.errors import StoreRefused, StoreUnavailable
 from worker.loop import Heartbeats, Wakeup, every
 from worker.watchdog import EXIT_STUCK, Watchdog
 
@@ -136,3 +136,11 @@ def test_the_watchdog_bears_a_loop_that_comes_round_again() -> None:
     dog.stop()
     dog.join(10)
     assert codes == []
+
+
+async def test_a_row_that_the_table_refuses_does_not_end_the_process() -> None:
+    """One odd row must not restart the daemon for ever: the loop says so and goes on."""
+    loop = Loop(StoreRefused("no such status"), None)
+    loop.wakeup.set()
+    await loop.run()
+    assert loop.script == []
