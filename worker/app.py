@@ -40,8 +40,12 @@ from worker.web import Web, webhook_url
 log = structlog.get_logger(__name__)
 
 SUBMIT_SECONDS = 45.0
+# To give back or finish what is in hand; then for the last answers and for loops in a tick. What
+# still waits for others after that is broken off: the next process finds all of it in the table.
 STOP_SECONDS = 15.0
+GOODBYE_SECONDS = 4.0
 BELL_SECONDS = 3.0
+SLOWEST_TICK = 120.0
 HOUR = 3600.0
 
 
@@ -221,7 +225,7 @@ class App:
             access_log=False,
             lifespan="off",
             server_header=False,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=3,
             timeout_keep_alive=15,
         )
         server = _Server(config)
@@ -231,22 +235,27 @@ class App:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(server.serve(sockets=[server_socket]), name="web")
                 bell = tasks.create_task(self.doorbell.run(), name="doorbell")
-                self._start_loops(tasks)
+                loops = self._start_loops(tasks)
                 await self.draining.wait()
                 log.info("app.stopping", in_hand=len(self.dispatcher.working))
                 posting = any(claim.posting for claim in self.dispatcher.working.values())
-                await self.dispatcher.stop(SUBMIT_SECONDS + 5 if posting else STOP_SECONDS)
+                posted = SUBMIT_SECONDS + 5 - GOODBYE_SECONDS
+                await self.dispatcher.stop(posted if posting else STOP_SECONDS)
                 self.stop.set()
                 self._wake_all()
                 server.should_exit = True
                 bell.cancel()
-                await serving
-                for claim in self.dispatcher.working.values():
+                left = list(self.dispatcher.working.values())
+                for claim in left:
                     claim.let_go()
+                rest = [serving, *loops, *(one.task for one in left if one.task is not None)]
+                _, slow = await asyncio.wait(rest, timeout=GOODBYE_SECONDS)
+                for task in slow:
+                    task.cancel()
         finally:
             watchdog.stop()
 
-    def _start_loops(self, tasks: asyncio.TaskGroup) -> None:
+    def _start_loops(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         settings = self.settings
         plans = (
             (
@@ -261,7 +270,7 @@ class App:
             ("housekeeping", self.keep_house, HOUR, Wakeup()),
         )
         self._wakeups = [wakeup for *_, wakeup in plans]
-        for name, tick, seconds, wakeup in plans:
+        loops = [
             tasks.create_task(
                 every(
                     name,
@@ -271,10 +280,14 @@ class App:
                     wakeup=wakeup,
                     beats=self.beats,
                     board=self.board,
+                    # Thousands of folders are looked through one by one; nothing waits for it.
+                    slowest_tick=HOUR if name == "housekeeping" else SLOWEST_TICK,
                 ),
                 name=name,
             )
-        tasks.create_task(measure_lag(self.stop, self.beats), name="lag")
+            for name, tick, seconds, wakeup in plans
+        ]
+        return [*loops, tasks.create_task(measure_lag(self.stop, self.beats), name="lag")]
 
     def _wake_all(self) -> None:
         for wakeup in self._wakeups:
