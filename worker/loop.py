@@ -14,6 +14,11 @@ from worker.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 
+# After trouble even a loop that comes round once an hour looks again soon.
+TROUBLE_SECONDS = 15.0
+# A flood of wakeups must not become a flood of ticks; the first one is answered at once.
+LEAST_PAUSE = 0.1
+
 
 class Heartbeats:
     """When each loop last came round, in monotonic seconds; /livez reads it."""
@@ -79,9 +84,12 @@ async def every(
             if board.note(name, error.message, severity="down"):
                 log.warning("loop.waiting", loop=name, reason=error.message)
             pause = error.retry_in if isinstance(error, TransientError) else None
+            pause = TROUBLE_SECONDS if pause is None else pause
         else:
             if board.clear(name):
                 log.info("loop.resumed", loop=name)
         pause = seconds if pause is None else min(max(pause, 0.05), seconds)
         beats.beat(name, pause + slowest_tick)
-        await wakeup.wait(pause)
+        least = min(LEAST_PAUSE, pause)
+        await asyncio.sleep(least)
+        await wakeup.wait(pause - least)
