@@ -91,13 +91,14 @@ class Fetcher:
     async def _first_answer(
         self, target: Target, addresses: list[str], kind: Kind, limit: int, into: BinaryIO
     ) -> str | None:
-        failure: httpx.HTTPError | None = None
+        failure: httpx.HTTPError | ssl.SSLError | None = None
         for address in addresses[:_MOST_ADDRESSES]:
             try:
                 return await self._hop(target, address, kind, limit, into)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
-            except httpx.TransportError as error:
+            # httpx lets through a TLS error that comes after the handshake.
+            except (httpx.TransportError, ssl.SSLError) as error:
                 failure = error
                 break
         if _has_cause(failure, ssl.SSLCertVerificationError):

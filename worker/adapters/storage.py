@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,7 +91,7 @@ class StorageApi:
                 if response.status_code != 200:
                     await _refuse_download(response, kind=kind, name=name)
                 await copy_body(response, kind=kind, limit=limit, into=into)
-        except (httpx.TransportError, TimeoutError) as error:
+        except (httpx.TransportError, ssl.SSLError, TimeoutError) as error:
             raise InputUnavailable(
                 f"{kind}_unreachable", f"Supabase Storage did not deliver the {kind}."
             ) from error
@@ -165,7 +166,7 @@ class StorageApi:
             response = await self._client.request(
                 method, f"{self._base}/{path}", headers=headers, **kwargs
             )
-        except httpx.TransportError as error:
+        except (httpx.TransportError, ssl.SSLError) as error:
             raise StoreUnavailable("Supabase Storage does not answer.") from error
         if response.status_code >= 500 or response.status_code == 429:
             raise StoreUnavailable(

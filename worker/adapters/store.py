@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -173,7 +174,8 @@ class SupabaseStore:
             answer = await self._client.rpc(function, dict(arguments)).execute()
         except APIError as error:
             raise translated(error) from error
-        except httpx.HTTPError as error:
+        # httpx lets through a TLS error that comes after the handshake.
+        except (httpx.HTTPError, ssl.SSLError) as error:
             raise StoreUnavailable(f"Supabase does not answer ({type(error).__name__}).") from error
         return answer.data
 
