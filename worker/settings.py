@@ -22,6 +22,10 @@ STAND_INS = {
     "RUNPOD_ENDPOINT_ID": "unset",
 }
 RUNPOD_BASE = "https://api.runpod.ai/v2"
+# A result lives for half an hour: polls or sweeps rarer than that would lose every video.
+# The other bounds keep numbers within what Postgres and RunPod take.
+WEEK = 7 * 24 * 3600
+MANY = 1_000_000
 NameList = Annotated[tuple[str, ...], NoDecode]
 SecretList = Annotated[tuple[SecretStr, ...], NoDecode]
 
@@ -62,11 +66,13 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(
         default=15,
         gt=0,
+        le=300,
         description="Seconds between looks through the table for what no event told.",
     )
     poll_seconds: float = Field(
         default=30,
         gt=0,
+        le=1200,
         description="Seconds between looks at a run that is queued or reports progress.",
     )
     slow_poll_seconds: float = Field(
@@ -76,47 +82,62 @@ class Settings(BaseSettings):
         description="The same for started runs that report nothing, once webhooks are seen.",
     )
     lease_seconds: float = Field(
-        default=60, ge=5, description="How long a claim holds without being renewed."
+        default=60, ge=5, le=3600, description="How long a claim holds without being renewed."
     )
     max_in_flight: int = Field(
-        default=20, ge=1, description="Runs in all, unknown ones not counted."
+        default=20, ge=1, le=MANY, description="Runs in all, unknown ones not counted."
     )
     max_queued_runs: int = Field(
         default=5,
         ge=1,
+        le=MANY,
         description="Of these, runs that may wait at RunPod. Set it to the endpoint's max workers.",
     )
-    max_in_flight_per_user: int = Field(default=2, ge=1, description="Open runs of one user_id.")
+    max_in_flight_per_user: int = Field(
+        default=2, ge=1, le=MANY, description="Open runs of one user_id."
+    )
     max_submissions_per_user_per_day: int = Field(
         default=50,
         ge=1,
+        le=MANY,
         description="Submissions of one user_id within 24 hours, retries included.",
     )
     max_submissions: int = Field(
-        default=3, ge=1, description="Accepted or unknown submissions within one try."
+        default=3, ge=1, le=100, description="Accepted or unknown submissions within one try."
     )
     retry_seconds: float = Field(
-        default=15, gt=0, description="Wait before the second submission of a try; it doubles."
+        default=15,
+        gt=0,
+        le=3600,
+        description="Wait before the second submission of a try; it doubles.",
     )
     result_patience_seconds: float = Field(
         default=60,
         ge=1,
+        le=1200,
         description="How long a missing run or video is looked for before it counts as lost.",
     )
     queue_deadline_seconds: float = Field(
         default=3600,
         gt=0,
+        le=WEEK,
         description="How long a run may wait at RunPod while no other starts there.",
     )
     seconds_per_window: float = Field(
-        default=156, gt=0, description="GPU seconds per window at 1280x720 and 4 steps on your GPU."
+        default=156,
+        gt=0,
+        le=WEEK,
+        description="GPU seconds per window at 1280x720 and 4 steps on your GPU.",
     )
     endpoint_exclusive: bool = Field(
         default=False,
         description="Nobody else uses the endpoint, so that /health counts as evidence.",
     )
     submit_unknown_wait_seconds: float | None = Field(
-        default=None, gt=0, description="When to give up an unknown submission; default: its ttl."
+        default=None,
+        gt=0,
+        le=WEEK,
+        description="When to give up an unknown submission; default: its ttl.",
     )
     max_audio_seconds: Decimal = Field(
         default=Decimal(60), gt=3, le=600, description="Longer audio is refused."
@@ -164,7 +185,10 @@ class Settings(BaseSettings):
         default="", description="Bucket for prepared inputs. Empty: originals are passed on."
     )
     media_retention_hours: float = Field(
-        default=24, ge=0, description="How long prepared inputs of finished jobs are kept."
+        default=24,
+        ge=0,
+        le=100_000,
+        description="How long prepared inputs of finished jobs are kept.",
     )
     workflow_path: str = Field(default="", description="Your own template; empty: the shipped one.")
     workflow_deviations: NameList = Field(
@@ -180,6 +204,7 @@ class Settings(BaseSettings):
     history_keep_days: int = Field(
         default=90,
         ge=2,
+        le=10_000,
         description="How long the timeline and ended submissions of deleted jobs are kept.",
     )
 
@@ -203,6 +228,8 @@ class Settings(BaseSettings):
         parts = urlsplit(value)
         if value and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError("must be a full URL like https://host")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("must end with the host or a path: no user, no ?, no #")
         return value.rstrip("/")
 
     @field_validator("supabase_service_role_key", "runpod_api_key")
