@@ -111,5 +111,5 @@ def assert_readable(row: Mapping[str, Any]) -> None:
     assert message
     assert message[0].isupper()
     assert len(message) <= 1000
-    for trace in ("Traceback", "File \"", "Error(", "Exception", "eyJ", "sb_secret", "rpa_", "0x"):
+    for trace in ("Traceback", 'File "', "Error(", "Exception", "eyJ", "sb_secret", "rpa_", "0x"):
         assert trace not in message
