@@ -178,18 +178,19 @@ begin
   end if;
 
   -- Whole-table counts instead of one look-up for each user: 100,000 users may wait, but few are in work.
+  -- A lease that has run out counts until it is recovered: its run may be live.
   with held_slots as (
     select u.user_id, count(*) as in_flight from (
       select a.user_id from public.video_job_attempts a where a.state in ('unknown', 'queued', 'running')
       union all
-      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at >= now()) u
+      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at is not null) u
     group by u.user_id
   ), spent as (
     select u.user_id, count(*) as today from (
       select a.user_id from public.video_job_attempts a
         where a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
       union all
-      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at >= now()) u
+      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at is not null) u
     group by u.user_id
   ), waiting as (
     select * from (

@@ -1,11 +1,12 @@
 """States that only accidents and hands make: none stops other rows or stays for ever."""
 
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 
 from tests.postgres import SUPERUSER, Database
-from tests.sql.worker import Worker, age, submitted
+from tests.sql.worker import Worker, age, expire_lease, submitted
 
 
 def by_hand(database: Database, statement: str, *values: object) -> None:
@@ -95,3 +96,17 @@ def test_a_cancelled_row_whose_submissions_were_deleted_ends_as_cancelled(
     worker.recover()
     row = database.job(job["id"])
     assert (row["status"], row["error_code"]) == ("cancelled", None)
+
+
+def test_a_post_whose_sender_vanished_counts_for_its_user_before_it_is_recovered(
+    database: Database, worker: Worker
+) -> None:
+    """Between the lease's end and the next sweep nobody knows yet; the run may be live."""
+    ann = uuid4()
+    job = begun(database, worker, user_id=ann)
+    database.insert(user_id=ann)
+    expire_lease(database, job["id"])
+    assert worker.claim(max_in_flight_per_user=1) == []
+    assert worker.claim(max_submissions_per_user_per_day=1) == []
+    worker.recover()
+    assert worker.claim(max_in_flight_per_user=1) == []
