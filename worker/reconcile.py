@@ -107,7 +107,8 @@ class Reconciler:
             raise
         news = await self._look_at(cases)
         decisions = await self.apply(news)
-        if self._exclusive:
+        # Not before all runs are known: an end that was not counted would hide another.
+        if self._exclusive and self._started:
             decisions += await self.apply(await self._search_evidence(cases))
         self._let_go()
         METRICS.open_runs.set(len(self._held))

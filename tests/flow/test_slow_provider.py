@@ -115,3 +115,21 @@ async def test_ended_runs_are_not_remembered_for_ever(
     await office.pass_by(30)
     assert office.reconciler._ended_so_far == 5
     assert len(office.reconciler._ended_runs) == 2
+
+
+async def test_evidence_is_not_searched_before_every_run_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end of a run that is not known yet would hide the end of an unknown one."""
+    monkeypatch.setattr(worker.reconcile, "PAGE", 2)
+    office = Office(exclusive=True)
+    await office.submitted(1, run_id="")
+    for number in (2, 3, 4, 5):
+        await office.submitted(number)
+    office.restart()
+    assert await office.reconciler.tick() == 0.0
+    assert office.runpod.probes == 0
+    while await office.reconciler.tick() == 0.0:
+        pass
+    await office.pass_by(15)
+    assert office.runpod.probes > 0
