@@ -242,21 +242,24 @@ class Reconciler:
             if said is None:
                 return "no_run_id"
             # Whoever knows the URL could name any run: RunPod itself must know this one.
-            await self._known(said.run_id, sub.endpoint_id)
+            known = await self._known(said.run_id, sub.endpoint_id)
             recorded = await self._store.record(job_id, attempt, said.run_id)
             if recorded is None:
                 return "unknown_job"
             log.info("run.adopted", job_id=job_id, attempt=attempt, run_id=said.run_id)
             case, sub = recorded.case, recorded.case.submission(attempt)
+            if sub is not None and not recorded.wanted and not known.state.terminal:
+                # The record already counts this cancel as asked, so nobody else would ask it soon.
+                await self._cancel(sub)
         if sub is None or sub.runpod_job_id is None:
             return "unknown_job"
         if not sub.state.open and (case.job is None or case.job.status.terminal):
             return "known_already"
         return await self._apply_webhook(case, sub, sub.runpod_job_id, said)
 
-    async def _known(self, run_id: str, endpoint_id: str) -> None:
+    async def _known(self, run_id: str, endpoint_id: str) -> RunUpdate:
         try:
-            await self._status(run_id, endpoint_id)
+            return await self._status(run_id, endpoint_id)
         except RunGone as error:
             raise RunPodUnavailable(404, "RunPod does not know the webhook's run.") from error
 

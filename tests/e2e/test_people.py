@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import cast
 from uuid import uuid4
 
 import httpx
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from devstack.postgres import Postgres
-from devstack.runpod.runs import State
+from devstack.runpod.runs import Run, State
 from tests.e2e.kit import at_rest, attempts, calm, met, until_true, world_on
 from tests.world import World, running
 
@@ -49,6 +50,17 @@ def behave(world: World, **options: object) -> None:
 
 async def cancel(world: World, job_id: str) -> None:
     await world.sql("update public.video_jobs set cancel_requested = true where id = %s", job_id)
+
+
+async def the_run(world: World, job_id: str) -> Run:
+    """The job's only run, once RunPod has accepted it (a fault is met a moment before)."""
+
+    async def accepted() -> bool:
+        return bool(world.runs_of(job_id))
+
+    await until_true(accepted, "RunPod accepts the run")
+    (run,) = world.runs_of(job_id)
+    return cast("Run", run)
 
 
 async def test_cancelled_in_line(world: World) -> None:
@@ -120,14 +132,17 @@ async def test_an_unknown_run_of_a_cancelled_job_is_stopped_once_it_shows(world:
     )
     job_id = await world.insert()
     await met(world.runpod.faults, rule)
-    (run,) = world.runs_of(job_id)
+    run = await the_run(world, job_id)
     await cancel(world, job_id)
     async with httpx.AsyncClient(trust_env=False) as http:
         # Whatever RunPod says of a run under its webhook adopts it.
-        answer = await http.post(run.request.webhook, json={"id": run.id, "status": "IN_QUEUE"})
+        answer = await http.post(
+            str(run.request.webhook), json={"id": run.id, "status": "IN_QUEUE"}
+        )
     assert answer.status_code == 200
     row = await world.until(job_id, "cancelled", "completed")
     assert (row["status"], run.state) == ("cancelled", State.CANCELLED)
+    assert (row["completed_at"] - row["created_at"]).total_seconds() < 15
 
 
 async def test_a_cancel_at_the_moment_of_completion_keeps_the_video(world: World) -> None:
@@ -152,9 +167,9 @@ async def test_deleted_while_its_post_is_under_way(world: World) -> None:
     post = world.runpod.faults.add({"path": "/run$", "action": "hold", "when": "after", "times": 1})
     job_id = await world.insert()
     await met(world.runpod.faults, post)
+    run = await the_run(world, job_id)
     await world.sql("delete from public.video_jobs where id = %s", job_id)
     world.runpod.faults.release(post.id)
-    (run,) = world.runs_of(job_id)
 
     async def stopped() -> bool:
         return run.state is State.CANCELLED
