@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from devstack.postgres import Postgres
+from tests.e2e.kit import world_on
 from tests.world import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -33,27 +35,33 @@ def _name(step: tuple[str, str, str]) -> str:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=_name)
-async def test_a_kill_at_this_step_costs_no_second_run(step: tuple[str, str, str]) -> None:
+async def test_a_kill_at_this_step_costs_no_second_run(
+    postgres: Postgres, step: tuple[str, str, str]
+) -> None:
     """SIGKILL while the request is held; the next process ends the job with its one run."""
-    runs, states = await _kill_at(step, webhooks=True)
+    runs, states = await _kill_at(postgres, step, webhooks=True)
     assert runs == 1
     assert states[-1] == "completed"
     assert set(states[:-1]) <= {"expired"}
 
 
 @pytest.mark.parametrize("step", ACCEPTED_UNKNOWN, ids=_name)
-async def test_without_webhooks_an_unknown_run_is_counted(step: tuple[str, str, str]) -> None:
+async def test_without_webhooks_an_unknown_run_is_counted(
+    postgres: Postgres, step: tuple[str, str, str]
+) -> None:
     """Nothing can adopt the run: after the wait there is a second one, both on record."""
-    runs, states = await _kill_at(step, webhooks=False)
+    runs, states = await _kill_at(postgres, step, webhooks=False)
     assert runs == 2
     assert states == ["expired", "completed"]
 
 
-async def _kill_at(step: tuple[str, str, str], *, webhooks: bool) -> tuple[int, list[str]]:
+async def _kill_at(
+    postgres: Postgres, step: tuple[str, str, str], *, webhooks: bool
+) -> tuple[int, list[str]]:
     where, path, when = step
     settings = {"SUBMIT_UNKNOWN_WAIT_SECONDS": "8"} | ({} if webhooks else {"WEBHOOK_SECRET": ""})
     options = {"run_seconds_min": 0.5, "run_seconds_max": 0.5, "webhook_interval_seconds": 3.0}
-    async with World(options=options, settings=settings) as world:
+    async with world_on(postgres, options=options, settings=settings) as world:
         faults = world.stack.gateway.faults if where == "gateway" else world.runpod.faults
         daemon = world.daemon()
         await daemon.start()
@@ -62,6 +70,8 @@ async def _kill_at(step: tuple[str, str, str], *, webhooks: bool) -> tuple[int, 
         await daemon.kill()
         faults.clear()
         await daemon.start()
+        # The row may have its end already, and a process that only begins knows no SIGTERM.
+        await daemon.ready()
         row = await world.until(job_id, "completed", "failed", "cancelled", seconds=60)
         assert row["status"] == "completed", row
         assert await daemon.terminate() == 0

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import httpx
@@ -96,7 +96,7 @@ async def _listen(client: AsyncClient, user_id: str, heard: asyncio.Queue[dict[s
         schema="public",
         table="video_jobs",
         filter=f"user_id=eq.{user_id}",
-        callback=lambda payload: heard.put_nowait(payload["data"]["record"]),
+        callback=lambda payload: heard.put_nowait(payload["data"]["record"] or {}),
     )
     channel.on_system(lambda _: flowing.set())
     await channel.subscribe()
@@ -110,7 +110,7 @@ async def test_a_signed_in_user_follows_an_own_row_by_realtime(world: World) -> 
         await _listen(client, user_id, heard)
         wish = {"image_url": world.image_url, "audio_url": world.audio_url, "width": 480}
         answer = await client.table("video_jobs").insert({**wish, "height": 832}).execute()
-        row = answer.data[0]
+        row = cast("dict[str, Any]", answer.data[0])
         assert (row["status"], row["user_id"]) == ("queued", user_id)
         told: list[dict[str, Any]] = []
         async with asyncio.timeout(60):
@@ -122,7 +122,7 @@ async def test_a_signed_in_user_follows_an_own_row_by_realtime(world: World) -> 
         assert told[-1]["status"] == "completed"
         assert told[-1]["video_url"]
         mine = await client.table("video_jobs").select("id,video_url").execute()
-        assert [one["id"] for one in mine.data] == [row["id"]]
+        assert [one["id"] for one in cast("list[dict[str, Any]]", mine.data)] == [row["id"]]
         assert (await stranger.table("video_jobs").select("id").execute()).data == []
         with pytest.raises(PostgrestAPIError):
             await (
