@@ -10,7 +10,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from worker.core.errors import SettingsInvalid
 from worker.core.policy import PlanPolicy
@@ -208,6 +213,17 @@ class Settings(BaseSettings):
         description="How long the timeline and ended submissions of deleted jobs are kept.",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_more: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What `load_settings` was given, and nothing beside it from the process's environment."""
+        return (init_settings,)
+
     @field_validator(
         "webhook_secret",
         "input_buckets",
@@ -294,9 +310,10 @@ def load_planning_settings(environment: dict[str, str] | None = None) -> Setting
 
 
 def load_table_settings(environment: dict[str, str] | None = None) -> Settings:
-    """Read what commands on jobs need: Supabase's address and key, but none of RunPod's."""
+    """Read what commands on jobs need, Supabase's address and key and INPUT_BUCKETS, alone."""
     env = dict(os.environ) if environment is None else environment
-    kept = {name: value for name, value in env.items() if not name.startswith("RUNPOD_")}
+    names = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "INPUT_BUCKETS")
+    kept = {name: env[name] for name in names if name in env}
     return load_settings(kept | {"RUNPOD_ENDPOINT_ID": "unused", "RUNPOD_API_KEY": "unused"})
 
 

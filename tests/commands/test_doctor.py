@@ -43,8 +43,8 @@ async def test_each_wrong_setting_is_named_and_what_does_not_need_it_is_checked(
     assert {one.level for one in said} == {"fail"}
     messages = " ".join(one.message for one in said)
     assert "RUNPOD_API_KEY is missing" in messages
-    assert "PORT Input should be a valid integer" in messages
-    assert "WEBHOOK_SECRET each secret needs at least 16 characters" in messages
+    assert "PORT is wrong: Input should be a valid integer" in messages
+    assert "WEBHOOK_SECRET is wrong: each secret needs at least 16 characters" in messages
     others = {one.name: one for one in results}
     assert others["runpod.endpoint"].mend == "Mend RUNPOD_API_KEY first."
     assert others["webhook"].mend == "Mend WEBHOOK_SECRET first."
@@ -147,15 +147,45 @@ async def test_without_settings_the_command_says_what_to_set(stand: Stand) -> No
 
 async def test_some_checks_alone_can_be_asked_for(stand: Stand) -> None:
     done = await stand.command("doctor", "--only", "supabase.k", "--only", "media", "--json")
-    assert [one["name"] for one in done.json["checks"]] == ["settings", "media", "supabase.key"]
+    assert [one["name"] for one in done.json["checks"]] == ["media", "supabase.key"]
+    settings = await stand.command("doctor", "--only", "settings", "--json", PORT="eighty")
+    assert [(one["name"], one["level"]) for one in settings.json["checks"]] == [
+        ("settings", "fail")
+    ]
     unknown = await stand.command("doctor", "--only", "teapot")
     assert unknown.code == 2
     assert "supabase.realtime" in unknown.err
 
 
+async def test_settings_that_the_chosen_checks_do_not_need_are_left_in_peace(stand: Stand) -> None:
+    without_runpod = {"RUNPOD_API_KEY": "", "RUNPOD_ENDPOINT_URL": "", "PORT": "eighty"}
+    done = await stand.command("doctor", "--only", "supabase", **without_runpod)
+    assert (done.code, "RUNPOD" in done.out, "PORT" in done.out) == (0, False, False)
+    needed = await stand.command("doctor", "--only", "runpod", "--json", **without_runpod)
+    assert needed.code == 1
+    assert [(one["name"], one["level"]) for one in needed.json["checks"]] == [
+        ("settings", "fail"), ("settings", "fail"), ("runpod.endpoint", "warn"),
+    ]  # fmt: skip
+
+
+async def test_a_missing_setting_is_told_once_with_what_belongs_there(stand: Stand) -> None:
+    done = await stand.command(
+        "doctor", "--only", "settings", RUNPOD_ENDPOINT_URL="", RUNPOD_API_KEY="", SUPABASE_URL="",
+        WEBHOOK_SECRET="short",
+    )  # fmt: skip
+    assert [line.removeprefix("fail  settings  ") for line in done.out.splitlines()[:-1]] == [
+        "RUNPOD_ENDPOINT_ID is missing. Set it, or RUNPOD_ENDPOINT_URL.",
+        "SUPABASE_URL is missing. Set it: your project's URL, like https://abc.supabase.co.",
+        "RUNPOD_API_KEY is missing. Set it: a RunPod API key that may use the endpoint.",
+        "WEBHOOK_SECRET is wrong: each secret needs at least 16 characters; `openssl rand -hex 32`"
+        " makes one. Correct it where the worker's environment is set.",
+    ]
+
+
 async def test_the_probe_run_costs_nothing_unless_it_is_agreed_to(stand: Stand) -> None:
     before = len(stand.runpod.runs)
     done = await stand.command("doctor", "--probe-run")
-    assert done.code == 1
+    assert done.code == 2
     assert "takes about 68 s of a GPU" in done.err
+    assert "add --yes" in done.err
     assert len(stand.runpod.runs) == before

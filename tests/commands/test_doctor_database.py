@@ -68,6 +68,25 @@ FAULTS = {
         says="authenticated lacks insert image_url on video_jobs",
         mend="grant insert (image_url) on public.video_jobs to authenticated;",
     ),
+    "people may not see their jobs": Fault(
+        plant="revoke select on public.video_jobs from authenticated",
+        check="supabase.grants",
+        says="authenticated lacks select on video_jobs.",
+        mend="grant select on public.video_jobs to authenticated;",
+    ),
+    "people may not insert their wishes": Fault(
+        plant="revoke insert (prompt, seed, steps, width) on public.video_jobs from authenticated",
+        check="supabase.grants",
+        says="authenticated lacks insert (4 columns) on video_jobs.",
+        mend="grant insert (prompt, seed, steps, width) on public.video_jobs to authenticated;",
+    ),
+    "only the server may insert": Fault(
+        plant="revoke insert on public.video_jobs from authenticated",
+        check="supabase.grants",
+        says="Signed-in users may not insert jobs: only your server can.",
+        mend="If browsers shall insert, run `python -m worker migrate --again`.",
+        level="warn",
+    ),
     "people may write any column": Fault(
         plant="grant update on public.video_jobs to authenticated",
         check="supabase.grants",

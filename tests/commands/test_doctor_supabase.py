@@ -59,8 +59,11 @@ async def test_a_rotated_key_is_refused_by_the_project_itself(
     assert (one.level, one.message) == ("fail", "Supabase refuses the key: Invalid API key.")
     assert "Settings > API Keys" in one.mend
     assert found["supabase.key"].level == "ok"
-    assert found["supabase.realtime"].level == "fail"
-    assert "HTTP 401" in found["supabase.realtime"].message
+    realtime = found["supabase.realtime"]
+    assert (realtime.level, realtime.mend) == ("warn", "Mend supabase.reachable first.")
+    alone = await stand.examine("supabase.real", SUPABASE_SERVICE_ROLE_KEY="sb_secret_from_before")
+    assert alone["supabase.realtime"].level == "fail"
+    assert "HTTP 401" in alone["supabase.realtime"].message
 
 
 async def test_an_anon_key_is_found_by_its_rights_as_well(stand: Stand) -> None:

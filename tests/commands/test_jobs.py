@@ -4,13 +4,14 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import sys
 import uuid
 
 import pytest
 
-from tests.commands.stand import ROOT, Done, Stand
+from tests.commands.stand import ROOT, Done, Stand, fault
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("jobs")]
 USER = "11111111-1111-4111-8111-111111111111"
@@ -106,6 +107,27 @@ async def test_people_see_a_table_with_whole_ids(stand: Stand) -> None:
     assert "No job fits." in empty.out
 
 
+@pytest.mark.parametrize("columns", [80, 100, 120])
+async def test_states_and_error_codes_are_whole_on_any_terminal(stand: Stand, columns: int) -> None:
+    failed(stand, "model_not_on_endpoint")
+    running = stand.insert()
+    stand.force(running, status="preparing", attempt=1, phase="checking_media", progress=5)
+    done = await on_terminal(stand, "jobs", "list", columns=columns)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in done.out.splitlines()]
+    assert any(re.search(r" failed +model_not_on_endpoint *$", line) for line in lines)
+    assert any(re.search(rf"^{running} .* preparing +checking", line) for line in lines)
+    assert max(map(len, lines)) <= columns
+
+
+async def test_addresses_and_ids_are_never_broken(stand: Stand) -> None:
+    job = _ran(stand)
+    address = f"https://cdn.example.com/{'long/' * 40}v.mp4"
+    stand.force(job, video_url=address)
+    shown = (await on_terminal(stand, "jobs", "show", job, columns=40)).out
+    for whole in (job, address, "run-1"):
+        assert whole in shown
+
+
 async def test_json_can_be_had_on_a_terminal_too(stand: Stand) -> None:
     job = stand.insert()
     done = await on_terminal(stand, "jobs", "list", "--json")
@@ -130,6 +152,22 @@ async def test_watching_prints_a_line_for_each_change(stand: Stand) -> None:
     ]
 
 
+async def test_watching_goes_on_after_an_outage(stand: Stand) -> None:
+    job = stand.insert()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", "jobs", "list", "--watch", cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, env={"PATH": os.environ["PATH"], **stand.env},
+    )  # fmt: skip
+    assert process.stdout is not None
+    await process.stdout.readline()
+    with fault(stand.stack.gateway, path="^/rest/v1/video_jobs", action="status", status=503,
+               times=1):  # fmt: skip
+        stand.sql("update public.video_jobs set cancel_requested = true where id = %s", job)
+        assert json.loads(await process.stdout.readline())["status"] == "cancelled"
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 0
+
+
 async def test_a_job_is_shown_with_all_that_happened_to_it(stand: Stand) -> None:
     job = _ran(stand)
     done = await stand.here("jobs", "show", job)
@@ -145,7 +183,7 @@ async def test_a_job_is_shown_with_all_that_happened_to_it(stand: Stand) -> None
 async def test_people_see_timeline_submissions_plan_seconds_and_cost(stand: Stand) -> None:
     job = _ran(stand)
     shown = (await on_terminal(stand, "jobs", "show", job)).out
-    for part in (job, "frames 81", "run-1", "run-2", "run_failed", "GPU 90.5 s, $0.031",
+    for part in (job, "frames 81", "run-1", "run-2", "run_failed", "90.5 s, $0.031",
                  "inserted", "claimed", "completed"):  # fmt: skip
         assert part in shown, part
     assert "token=" not in shown

@@ -114,9 +114,27 @@ def test_a_plan_for_people(run: Run, speech: Path, monkeypatch: pytest.MonkeyPat
         "1072x1920",
         "Q5_0, rank64, 4 steps",
         "$",
-        "(size_adjusted)",
+        "\nwarning  size_adjusted: ",
     ):
         assert text in answer.out
+
+
+def test_a_plan_without_a_price_says_what_to_set_and_no_line_is_wrapped_or_padded(
+    run: Run, speech: Path
+) -> None:
+    out = run("plan", str(speech)).out
+    assert "Cost     unknown: set GPU_PRICE_PER_SECOND\n" in out
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
+    assert [line for line in out.splitlines() if len(line) > 80 and line.startswith("warning  ")]
+
+
+def test_a_file_that_is_not_there_is_told_in_plain_words(run: Run, tmp_path: Path) -> None:
+    for given, said in (("no.mp3", "no.mp3: no such file."), (str(tmp_path), "is a folder"),
+                        ("ftp://e.com/a.mp3", "neither a file nor an https://")):  # fmt: skip
+        answer = run("plan", given)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err.startswith("no_such_file: ")
+        assert said in answer.err
 
 
 @pytest.mark.parametrize(
@@ -127,7 +145,7 @@ def test_a_plan_for_people(run: Run, speech: Path, monkeypatch: pytest.MonkeyPat
         (["--quality", "best"], "quality_invalid"),
         (["--seed", "1000000"], "seed_invalid"),
         (["--steps", "9"], "steps_invalid"),
-        (["--image", "nowhere.png"], "image_unreachable"),
+        (["--image", "nowhere.png"], "no_such_file"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(
@@ -143,8 +161,8 @@ def test_a_file_that_is_no_audio_is_refused(run: Run, landscape: Path, tmp_path:
     empty = tmp_path / "empty.mp3"
     empty.touch()
     for path, code in ((landscape, "audio_unreadable"), (empty, "audio_unreadable"),
-                       (tmp_path / "none.mp3", "audio_unreachable"),
-                       (tmp_path, "audio_unreachable")):  # fmt: skip
+                       (tmp_path / "none.mp3", "no_such_file"),
+                       (tmp_path, "no_such_file")):  # fmt: skip
         answer = run("plan", str(path), "--json")
         assert (answer.code, answer.json["error_code"]) == (2, code)
 

@@ -32,6 +32,13 @@ class JobsTable:
         rows = await self._run(self._client.table(TABLE).select("*").eq("id", job_id))
         return dict(rows[0]) if rows else None
 
+    async def by_key(self, user_id: str | None, key: str) -> dict[str, Any] | None:
+        """The one row of a user (or of nobody) with this idempotency key."""
+        query = self._client.table(TABLE).select("*").eq("idempotency_key", key)
+        query = query.is_("user_id", None) if user_id is None else query.eq("user_id", user_id)
+        rows = await self._run(query)
+        return dict(rows[0]) if rows else None
+
     async def find(
         self,
         *,

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import httpx
 import typer
+from rich.text import Text
 
 from worker.adapters.store import TIMEOUT
-from worker.commands.output import JsonOption, print_json
+from worker.commands.output import REFUSED, JsonOption, print_json, print_lines
 from worker.doctor.context import Context
-from worker.doctor.examine import CHECKS, Check, examine
+from worker.doctor.examine import CHECKS, SETTINGS, Check, examine
 from worker.doctor.probe import NAME, ProbeOptions, expected_gpu_seconds, probe
 from worker.doctor.result import Result, warn
 from worker.logs import Redactor, set_up_logs
@@ -34,33 +35,31 @@ def doctor(
         list[str] | None, typer.Option(help="Only checks whose names begin so; may be repeated.")
     ] = None,
     probe_run: Annotated[
-        bool, typer.Option(help="Also render the cheapest video there is, which costs GPU time.")
+        bool,
+        typer.Option("--probe-run", help="Also render the cheapest video, which costs GPU time."),
     ] = False,
-    yes: Annotated[bool, typer.Option(help="Do not ask before the probe run.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the probe run.")] = False,
     image: Annotated[str | None, typer.Option(help="The probe run's image address.")] = None,
     audio: Annotated[str | None, typer.Option(help="The probe run's audio address.")] = None,
-    minutes: Annotated[float, typer.Option(help="How long to wait for the probe run.")] = 40.0,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="How long to wait for the probe run.")
+    ] = 40.0,
 ) -> None:
     """Check settings, Supabase, RunPod, the webhook and the media libraries; exit 1 on a fail."""
-    checks = _chosen(only)
+    checks, judged = _chosen(only)
     options = ProbeOptions(image=image, audio=audio, patience=60 * minutes)
     settings, problems = load_what_is_right()
     set_up_logs(level="error", style="console", stream=sys.stderr, secrets=settings.secrets)
-    if probe_run and not yes:
-        seconds = expected_gpu_seconds(settings.seconds_per_window)
-        typer.confirm(
-            f"The probe run takes about {seconds:.0f} s of a GPU and the time in which a worker "
-            "starts. Go on?",
-            abort=True,
-            err=True,
-        )
+    if probe_run and not yes and not problems:
+        _ask(expected_gpu_seconds(settings.seconds_per_window))
 
     async def examined() -> list[Result]:
         async with httpx.AsyncClient(timeout=TIMEOUT) as http:
             context = Context(settings=settings, problems=problems, http=http)
-            results = await examine(context, checks)
+            results = await examine(context, checks, settings=judged)
             if probe_run and problems:
-                results.append(warn(NAME, "Not made.", "Mend the settings first."))
+                wrong = ", ".join(problems)
+                results.append(warn(NAME, "Not made.", f"Mend the settings first: {wrong}."))
             elif probe_run:
                 results.append(await probe(context, options, _say))
             return results
@@ -79,14 +78,27 @@ def _say(text: str) -> None:
     typer.echo(f"probe run: {text}", err=True)
 
 
-def _chosen(only: list[str] | None) -> Sequence[Check]:
+def _ask(seconds: float) -> None:
+    cost = (
+        f"The probe run takes about {seconds:.0f} s of a GPU and the time in which a worker starts."
+    )
+    if not sys.stdin.isatty():
+        typer.echo(f"{cost} To agree without being asked, add --yes.", err=True)
+        raise typer.Exit(REFUSED)
+    typer.confirm(f"{cost} Go on?", abort=True, err=True)
+
+
+def _chosen(only: list[str] | None) -> tuple[Sequence[Check], bool]:
+    """The checks that were asked for, and whether the settings are to be judged as a whole."""
     if not only:
-        return CHECKS
-    chosen = [check for check in CHECKS if check.name.startswith(tuple(only))]
-    if not chosen:
-        names = ", ".join(check.name for check in CHECKS)
+        return CHECKS, True
+    begins = tuple(only)
+    chosen = [check for check in CHECKS if check.name.startswith(begins)]
+    judged = SETTINGS.startswith(begins)
+    if not chosen and not judged:
+        names = ", ".join([SETTINGS, *(check.name for check in CHECKS)])
         raise typer.BadParameter(f"no check begins so; there are: {names}", param_hint="--only")
-    return chosen
+    return chosen, judged
 
 
 def _clean(redactor: Redactor, result: Result) -> Result:
@@ -100,8 +112,14 @@ def _clean(redactor: Redactor, result: Result) -> Result:
 
 def _tell(results: Sequence[Result]) -> None:
     width = max(len(one.name) for one in results)
-    for one in results:
-        level = typer.style(f"{one.level:<4}", fg=COLOURS[one.level])
-        typer.echo(f"{level}  {one.name:<{width}}  {one.message} {one.mend}".rstrip())
+    print_lines(
+        [
+            Text.assemble(
+                (f"{one.level:<4}", COLOURS[one.level]),
+                f"  {one.name:<{width}}  {one.message} {one.mend}".rstrip(),
+            )
+            for one in results
+        ]
+    )
     counts = {level: sum(one.level == level for one in results) for level in COLOURS}
     typer.echo(", ".join(f"{number} {level}" for level, number in counts.items()))

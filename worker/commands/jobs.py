@@ -9,14 +9,22 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from worker.adapters.jobs_table import JobsTable
-from worker.commands.jobs_view import as_line, job_view, table_view
-from worker.commands.output import FAILED, REFUSED, JsonOption, print_json, refusals
+from worker.commands.jobs_view import as_line, job_lines, table_view
+from worker.commands.output import (
+    FAILED,
+    REFUSED,
+    JsonOption,
+    print_json,
+    print_lines,
+    refusals,
+)
 from worker.commands.table import opened
-from worker.core.errors import StoreRefused
+from worker.core.errors import StoreRefused, StoreUnavailable
 from worker.core.job import JobStatus
 from worker.settings import load_table_settings
 
@@ -25,7 +33,7 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 Ids = Annotated[list[uuid.UUID] | None, typer.Argument(help="Ids of jobs.", show_default=False)]
 CodeOption = Annotated[str | None, typer.Option(help="Only those that failed with this code.")]
-UserOption = Annotated[str | None, typer.Option(help="Only those of this user_id.")]
+UserOption = Annotated[uuid.UUID | None, typer.Option(help="Only those of this user_id.")]
 
 jobs_app = typer.Typer(help="Look at jobs, cancel them, try them again.", no_args_is_help=True)
 
@@ -33,6 +41,10 @@ jobs_app = typer.Typer(help="Look at jobs, cancel them, try them again.", no_arg
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.add_typer(jobs_app, name="jobs")
+
+
+def _text(user: uuid.UUID | None) -> str | None:
+    return None if user is None else str(user)
 
 
 def _json_wanted(asked: bool) -> bool:
@@ -47,14 +59,16 @@ def list_jobs(
     code: CodeOption = None,
     user: UserOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
-    watch: Annotated[bool, typer.Option(help="Show changes as they come, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show changes as they come, until Ctrl-C.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """List jobs, the newest first; as JSON when the output is no terminal."""
     statuses = tuple(one.value for one in status or ())
 
     async def find(table: JobsTable) -> list[dict[str, Any]]:
-        return await table.find(statuses=statuses, code=code, user_id=user, limit=limit)
+        return await table.find(statuses=statuses, code=code, user_id=_text(user), limit=limit)
 
     with refusals(json):
         if watch:
@@ -64,7 +78,8 @@ def list_jobs(
     if _json_wanted(json):
         print_json(rows)
     else:
-        Console().print(table_view(rows))
+        console = Console(highlight=False)
+        console.print(table_view(rows, width=console.width))
 
 
 @jobs_app.command()
@@ -96,7 +111,7 @@ def show(
     elif _json_wanted(json):
         print_json(found)
     else:
-        Console().print(job_view(found))
+        print_lines([*job_lines(found)])
 
 
 @jobs_app.command()
@@ -114,7 +129,7 @@ def retry(
     code: CodeOption = None,
     user: UserOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
-    yes: Annotated[bool, typer.Option(help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Try failed or cancelled jobs again: the named ones, or with --failed all that fit."""
@@ -128,7 +143,7 @@ def retry(
             rows = asyncio.run(
                 _with_table(
                     lambda table: table.find(
-                        statuses=("failed",), code=code, user_id=user, limit=limit
+                        statuses=("failed",), code=code, user_id=_text(user), limit=limit
                     )
                 )
             )
@@ -182,20 +197,36 @@ async def _with_table(work: Callable[[JobsTable], Awaitable[T]]) -> T:
 async def _watch(
     find: Callable[[JobsTable], Awaitable[list[dict[str, Any]]]], *, as_json: bool
 ) -> None:
-    """Redraw the table, or print a JSON line for each row that is new or changed."""
+    """Redraw the table, or print a JSON line for each row that is new or changed.
+
+    Once it has answered, Supabase may be away for a while: the last table stays and says so.
+    """
     seen: dict[str, object] = {}
+    rows: list[dict[str, Any]] | None = None
+    console = Console(quiet=as_json, highlight=False)
     async with opened(load_table_settings()) as (table, _storage):
-        with Live(console=Console(quiet=as_json), auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) as live:
             while True:
-                rows = await find(table)
+                trouble = ""
+                try:
+                    rows = await find(table)
+                except StoreUnavailable as error:
+                    if rows is None:
+                        raise
+                    trouble = error.message
                 if as_json:
-                    for row in reversed(rows):
-                        if seen.get(row["id"]) != row["revision"]:
-                            seen[row["id"]] = row["revision"]
-                            print_json(row, line=True)
+                    _print_changes(rows, seen)
                 else:
-                    live.update(table_view(rows), refresh=True)
+                    note = Text(trouble, style="red")
+                    live.update(Group(table_view(rows, width=console.width), note), refresh=True)
                 await asyncio.sleep(WATCH_SECONDS)
+
+
+def _print_changes(rows: Sequence[Row], seen: dict[str, object]) -> None:
+    for row in reversed(rows):
+        if seen.get(row["id"]) != row["revision"]:
+            seen[row["id"]] = row["revision"]
+            print_json(row, line=True)
 
 
 def _until_interrupted(work: Any) -> None:

@@ -1,4 +1,4 @@
-"""How commands answer: JSON and nothing else on request, refusals with their code, exit codes."""
+"""How commands answer: JSON on request, lines that are never wrapped, refusals, exit codes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from worker.core.errors import JobFailed, ProblemsFound, WorkerError
+from worker.core.errors import (
+    JobFailed,
+    ProblemsFound,
+    StoreRefused,
+    StoreUnavailable,
+    WorkerError,
+)
 
 FAILED = 1
 REFUSED = 2
@@ -28,21 +37,63 @@ def print_json(
     typer.echo(json.dumps(value, indent=None if line else 2))
 
 
+class NoSuchFile(WorkerError):
+    """A file that the command line names cannot be read."""
+
+    code = "no_such_file"
+
+
+REFUSALS = (JobFailed, NoSuchFile, ProblemsFound, StoreRefused)
+
+
+def local_file(given: str) -> Path:
+    """The path of a file that can be read; NoSuchFile if it is none."""
+    path = Path(given)
+    try:
+        if path.is_dir():
+            raise NoSuchFile(f"{given} is a folder, not a file.")
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and "://" in given:
+            raise NoSuchFile(
+                f"{given} is neither a file nor an https:// or storage:// address."
+            ) from error
+        said = (error.strerror or type(error).__name__).lower()
+        said = "no such file" if isinstance(error, FileNotFoundError) else said
+        raise NoSuchFile(f"{given}: {said}.") from error
+
+
+def print_lines(lines: Sequence[Text | str]) -> None:
+    """Print lines for people; what is longer than the terminal is wide can still be copied."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
 @contextmanager
 def refusals(as_json: bool) -> Iterator[None]:
     """Turn our errors into an answer and an exit code: 2 for what is refused, else 1."""
     try:
         yield
     except WorkerError as error:
-        answer: dict[str, object] = {"error_code": error.code, "error_message": error.message}
-        if isinstance(error, ProblemsFound):
-            answer["problems"] = error.problems
         if as_json:
+            answer: dict[str, object] = {"error_code": error.code, "error_message": error.message}
+            if isinstance(error, ProblemsFound):
+                answer["problems"] = error.problems
             print_json(answer)
         else:
-            typer.echo(f"{error.code}: {error.message}", err=True)
-        refused = isinstance(error, JobFailed | ProblemsFound)
-        raise typer.Exit(REFUSED if refused else FAILED) from error
+            _tell(error)
+        raise typer.Exit(REFUSED if isinstance(error, REFUSALS) else FAILED) from error
+
+
+def _tell(error: WorkerError) -> None:
+    if isinstance(error, ProblemsFound) and len(error.problems) > 1:
+        typer.echo("\n  ".join([f"{error.code}:", *error.problems]), err=True)
+        return
+    typer.echo(f"{error.code}: {error.message}", err=True)
+    if isinstance(error, StoreUnavailable):
+        typer.echo("`python -m worker doctor --only supabase` says what to mend.", err=True)
 
 
 def exact_seconds(text: str) -> Fraction:

@@ -10,15 +10,21 @@ from typing import Annotated
 from uuid import UUID
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from worker.adapters.audio import probe_audio_file
 from worker.adapters.fetch import Fetcher
 from worker.adapters.files import workflow_file
 from worker.adapters.images import probe_image_file
 from worker.adapters.inputs import InputDesk, InputPolicy
-from worker.commands.output import JsonOption, exact_seconds, print_json, refusals
+from worker.commands.output import (
+    JsonOption,
+    exact_seconds,
+    local_file,
+    print_json,
+    print_lines,
+    refusals,
+)
 from worker.commands.workflow import read_template
 from worker.core.errors import JobFailed
 from worker.core.frames import in_seconds, plan_frames
@@ -202,9 +208,7 @@ async def _probe(
 
 
 def _file(name: str, kind: str, limit: int) -> Path:
-    path = Path(name)
-    if not path.is_file():
-        raise JobFailed(f"{kind}_unreachable", f"There is no file {name}.")
+    path = local_file(name)
     if path.stat().st_size >= limit:
         raise JobFailed(f"{kind}_too_large", f"The {kind} must have less than {limit} bytes.")
     return path
@@ -222,15 +226,12 @@ def _web_address(url: str, kind: str) -> str:
 
 
 def _print_plan(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> None:
-    console = Console(highlight=False)
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for name, text in _lines(made, audio, image):
-        table.add_row(name, text)
-    console.print(table)
+    lines = [
+        Text.assemble((f"{name:<9}", "bold"), said) for name, said in _lines(made, audio, image)
+    ]
     for notice in made.warnings:
-        console.print(f"warning: {notice.message} ({notice.code})", style="yellow", markup=False)
+        lines.append(Text(f"warning  {notice.code}: {notice.message}", style="yellow"))
+    print_lines(lines)
 
 
 def _lines(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> list[tuple[str, str]]:
@@ -261,7 +262,7 @@ def _lines(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> list[tupl
             f"about {_minutes(made.expected_seconds)} on the GPU, "
             f"stopped after {_minutes(made.execution_timeout_seconds)}",
         ),
-        ("Cost", f"about ${cost}" if cost is not None else "unknown (GPU_PRICE_PER_SECOND)"),
+        ("Cost", f"about ${cost}" if cost is not None else "unknown: set GPU_PRICE_PER_SECOND"),
         ("Inputs", "made to measure" if made.prepared else "passed on as they are"),
     ]
 

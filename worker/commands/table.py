@@ -51,18 +51,21 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 class Follower:
-    """A progress bar for one job; only changes are drawn."""
+    """A progress bar for one job on a terminal; elsewhere a line for each change of its state."""
 
     def __init__(self, console: Console) -> None:
+        self._console = console
         self._progress = Progress(
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
             console=console,
             transient=False,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._told = ""
 
     def __enter__(self) -> Follower:
         self._progress.start()
@@ -73,6 +76,12 @@ class Follower:
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Draw the row as it is now."""
+        said = describe(row)
+        if not self._console.is_terminal:
+            if said != self._told:
+                self._console.print(said, soft_wrap=True, highlight=False, markup=False)
+            self._told = said
+            return
         if self._task is None:
-            self._task = self._progress.add_task(describe(row), total=100)
-        self._progress.update(self._task, completed=row["progress"], description=describe(row))
+            self._task = self._progress.add_task(said, total=100)
+        self._progress.update(self._task, completed=row["progress"], description=said)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,6 @@ from worker.doctor.context import MIGRATE, Context
 from worker.doctor.result import Result, fail, ok, warn
 
 Found = Mapping[str, Any]
-_STRANGERS = ("PUBLIC", "anon", "authenticated")
 
 
 @cache
@@ -75,7 +74,7 @@ async def check_tables(context: Context) -> Result:
     missing, statements = [], []
     for table, wanted in expected()["tables"].items():
         if table not in found:
-            return fail(name, f"The table {table} is missing.", _mend())
+            return fail(name, f"The table {table} is missing.", mend_by())
         for column, kind in wanted["columns"].items():
             if found[table]["columns"].get(column) != kind:
                 missing.append(f"{table}.{column} ({kind})")
@@ -97,7 +96,7 @@ async def check_functions(context: Context) -> Result:
     found = (await context.catalog()).found["functions"]
     wanted = expected()["functions"]
     if missing := sorted(wanted.keys() - found.keys()):
-        return fail(name, f"Missing: {', '.join(missing)}.", _mend())
+        return fail(name, f"Missing: {', '.join(missing)}.", mend_by())
     for function, roles in wanted.items():
         extra = sorted(set(found[function]) - set(roles) - {"service_role"})
         lacking = sorted(set(roles) - set(found[function]))
@@ -105,61 +104,15 @@ async def check_functions(context: Context) -> Result:
             return fail(
                 name,
                 f"{' and '.join(extra)} may execute {function}, so anybody could.",
-                _mend(f"revoke execute on function public.{function} from public, anon"),
+                mend_by(f"revoke execute on function public.{function} from public, anon"),
             )
         if lacking:
             return fail(
                 name,
                 f"{' and '.join(lacking)} may not execute {function}.",
-                _mend(f"grant execute on function public.{function} to {', '.join(lacking)}"),
+                mend_by(f"grant execute on function public.{function} to {', '.join(lacking)}"),
             )
     return ok(name, f"All {len(wanted)} are there, for the right roles alone.")
-
-
-async def check_grants(context: Context) -> Result:
-    """Rights on tables and columns."""
-    name = "supabase.grants"
-    found = (await context.catalog()).found["tables"]
-    for table, role, wanted, given in _rights(found):
-        if lacking := sorted(wanted - given):
-            return fail(
-                name,
-                f"{role} lacks {', '.join(lacking)} on {table}.",
-                _mend(*(f"grant {_right(one)} on public.{table} to {role}" for one in lacking)),
-            )
-        if role in _STRANGERS and (extra := sorted(given - wanted)):
-            return fail(
-                name,
-                f"{role} may {', '.join(extra)} on {table}.",
-                _mend(*_taken_back(table, role, extra)),
-            )
-    return ok(name, "Each role has the rights it needs, and no others.")
-
-
-def _rights(found: Found) -> Iterator[tuple[str, str, set[str], set[str]]]:
-    for table, wanted in expected()["tables"].items():
-        if table not in found:
-            continue
-        for kind in ("grants", "column_grants"):
-            for role in ("service_role", *_STRANGERS):
-                needs = {one.lower() for one in wanted[kind].get(role, ())}
-                given = {one.lower() for one in found[table][kind].get(role, ())}
-                yield table, role, needs, given
-
-
-def _taken_back(table: str, role: str, rights: list[str]) -> Iterator[str]:
-    columns = expected()["tables"][table]["column_grants"].get(role, ())
-    for right in rights:
-        yield f"revoke {_right(right)} on public.{table} from {role.lower()}"
-        # With a right on the table, Postgres takes the same right on its columns away.
-        for one in columns:
-            if one.partition(" ")[0] == right:
-                yield f"grant {_right(one)} on public.{table} to {role}"
-
-
-def _right(right: str) -> str:
-    verb, _, column = right.partition(" ")
-    return f"{verb} ({column})" if column else verb
 
 
 async def check_rls(context: Context) -> Result:
@@ -172,12 +125,12 @@ async def check_rls(context: Context) -> Result:
             return fail(
                 name,
                 f"Row level security is off for {table}: people could see each other's jobs.",
-                _mend(f"alter table public.{table} enable row level security"),
+                mend_by(f"alter table public.{table} enable row level security"),
             )
         for policy, what in wanted["policies"].items():
             if have["policies"].get(policy) != what:
                 return fail(
-                    name, f"The policy “{policy}” of {table} is missing or changed.", _mend()
+                    name, f"The policy “{policy}” of {table} is missing or changed.", mend_by()
                 )
         if extra := sorted(have["policies"].keys() - wanted["policies"].keys()):
             return warn(
@@ -198,7 +151,7 @@ async def check_triggers(context: Context) -> Result:
             return fail(
                 name,
                 f"Missing or disabled on {table}: {', '.join(missing)}.",
-                _mend(),
+                mend_by(),
             )
     return ok(name, "All guards are there.")
 
@@ -212,7 +165,7 @@ async def check_publication(context: Context) -> Result:
             name,
             "The publication supabase_realtime lacks video_jobs: neither worker nor browser hears "
             "of changes.",
-            _mend("alter publication supabase_realtime add table public.video_jobs"),
+            mend_by("alter publication supabase_realtime add table public.video_jobs"),
         )
     if missing := sorted(set(expected()["publishes"]) - set(found["publishes"])):
         return fail(
@@ -229,7 +182,7 @@ async def check_replica_identity(context: Context) -> Result:
     name = "supabase.replica_identity"
     table = (await context.catalog()).found["tables"].get("video_jobs", {})
     identity = table.get("replica_identity")
-    mend = _mend("alter table public.video_jobs replica identity default")
+    mend = mend_by("alter table public.video_jobs replica identity default")
     if identity == "nothing":
         return fail(name, "It is NOTHING: Postgres refuses every update of video_jobs.", mend)
     if identity != "default":
@@ -242,7 +195,8 @@ async def check_replica_identity(context: Context) -> Result:
     return ok(name, "It is the primary key, as it should be.")
 
 
-def _mend(*statements: str) -> str:
+def mend_by(*statements: str) -> str:
+    """Migrations mend it, or these statements."""
     again = MIGRATE[0].upper() + MIGRATE[1:]
     if not statements:
         return f"{again}."

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import httpx
 
-from worker.doctor import bell, buckets, catalogs, endpoint, hook, keys, local
+from worker.doctor import bell, buckets, catalogs, endpoint, grants, hook, keys, local
 from worker.doctor.context import Context, Trouble
 from worker.doctor.result import Result, fail, warn
 
 _SUPABASE = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
 _RUNPOD = ("RUNPOD_API_KEY", "RUNPOD_ENDPOINT_ID", "RUNPOD_ENDPOINT_URL")
 SECONDS = 20.0
+REACHABLE = "supabase.reachable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +28,18 @@ class Check:
     seconds: float = SECONDS
 
 
+# Not a check of its own: told first, as far as the others need them.
+SETTINGS = "settings"
 CHECKS = (
     Check(name="template", run=local.check_template),
     Check(name="media", run=local.check_media),
     Check(name="supabase.key", run=keys.check_key, needs=_SUPABASE[1:]),
-    Check(name="supabase.reachable", run=catalogs.check_reachable, needs=_SUPABASE),
+    Check(name=REACHABLE, run=catalogs.check_reachable, needs=_SUPABASE),
     Check(name="supabase.clock", run=catalogs.check_clock, needs=_SUPABASE),
     Check(name="supabase.migrations", run=catalogs.check_migrations, needs=_SUPABASE),
     Check(name="supabase.tables", run=catalogs.check_tables, needs=_SUPABASE),
     Check(name="supabase.functions", run=catalogs.check_functions, needs=_SUPABASE),
-    Check(name="supabase.grants", run=catalogs.check_grants, needs=_SUPABASE),
+    Check(name="supabase.grants", run=grants.check_grants, needs=_SUPABASE),
     Check(name="supabase.rls", run=catalogs.check_rls, needs=_SUPABASE),
     Check(name="supabase.triggers", run=catalogs.check_triggers, needs=_SUPABASE),
     Check(name="supabase.publication", run=catalogs.check_publication, needs=_SUPABASE),
@@ -50,14 +53,33 @@ CHECKS = (
 )
 
 
-async def examine(context: Context, checks: Sequence[Check] = CHECKS) -> list[Result]:
-    """All results, in the checks' order; never raises for what is wrong with the patient."""
+async def examine(
+    context: Context, checks: Sequence[Check] = CHECKS, *, settings: bool = True
+) -> list[Result]:
+    """All results, in the checks' order; never raises for what is wrong with the patient.
+
+    Without `settings` only those settings are judged that one of the checks needs.
+    """
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_one(check, context)) for check in checks]
-    results = local.judge_settings(context.problems)
+    needed = {name for check in checks for name in check.needs}
+    wrong = {name: said for name, said in context.problems.items() if settings or name in needed}
+    results = local.judge_settings(wrong) if settings or wrong else []
     for task in running:
         results += task.result()
-    return results
+    return _each_cause_once(results)
+
+
+def _each_cause_once(results: list[Result]) -> list[Result]:
+    """Without Supabase, what needs it is not judged by the errors that this brings there."""
+    if not any(one.name == REACHABLE and one.level == "fail" for one in results):
+        return results
+    return [
+        warn(one.name, "Not checked.", f"Mend {REACHABLE} first.")
+        if one.name.startswith(("supabase.realtime", "storage.")) and one.level != "ok"
+        else one
+        for one in results
+    ]
 
 
 async def _one(check: Check, context: Context) -> list[Result]:
@@ -90,6 +112,6 @@ async def _one(check: Check, context: Context) -> list[Result]:
 
 def _troubled(check: Check, trouble: Trouble) -> Result:
     """One cause is told once: the other checks that it stops only say so."""
-    if check.name in ("supabase.reachable", "storage.inputs", "storage.prepared"):
+    if check.name in (REACHABLE, "storage.inputs", "storage.prepared"):
         return fail(check.name, trouble.message, trouble.mend)
-    return warn(check.name, "Not checked.", "Mend supabase.reachable first.")
+    return warn(check.name, "Not checked.", f"Mend {REACHABLE} first.")

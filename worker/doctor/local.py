@@ -26,10 +26,18 @@ def judge_settings(problems: Mapping[str, str]) -> list[Result]:
     """One result for each wrong setting, or one for all when they are right."""
     if not problems:
         return [ok("settings", "Every setting can be read.")]
-    return [
-        fail("settings", f"{name} {said}", f"Set {name} as docs/settings.md says.")
-        for name, said in problems.items()
-    ]
+    return [_wrong(name, said) for name, said in problems.items()]
+
+
+def _wrong(name: str, said: str) -> Result:
+    """The settings' sentences say what is wrong, and then what belongs there."""
+    fault, _, rest = said.partition(". ")
+    between = " " if fault.startswith(("is ", "must ")) else " is wrong: "
+    mend = rest or "Correct it where the worker's environment is set."
+    if fault == "is missing" and not rest.startswith("Set it"):
+        first = rest[:1] if rest[1:2].isupper() else rest[:1].lower()
+        mend = f"Set it: {first}{rest[1:]}"
+    return fail("settings", f"{name}{between}{fault.rstrip('.')}.", mend)
 
 
 async def check_template(context: Context) -> Result:
@@ -42,8 +50,9 @@ async def check_template(context: Context) -> Result:
             " ".join(error.problems),
             "Mend the file that WORKFLOW_PATH names, or leave WORKFLOW_PATH unset.",
         )
-    notes = "".join(f" {note}" for note in template.notes)
-    return ok("template", f"It passes the guard ({template.sha256[:12]}).{notes}")
+    number = len(template.notes)
+    notes = f"; {number} note{'s' * (number > 1)} (`python -m worker workflow check`)"
+    return ok("template", f"It passes the guard ({template.sha256[:12]}){notes if number else ''}.")
 
 
 async def check_media(_context: Context) -> Result:
