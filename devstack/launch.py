@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +52,16 @@ def _version_of(bin_directory: Path) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How a command is started: binaries, words in front of it, and the user it runs as."""
+    """How a command is started: binaries, words in front of it, and the user it runs as.
+
+    `owner` owns the data directory where `prefix` changes the user; `scratch` goes with the server.
+    """
 
     binaries: Path
     prefix: tuple[str, ...] = ()
     user: str | None = None
+    owner: str | None = None
+    scratch: Path | None = None
 
 
 def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
@@ -70,6 +77,12 @@ def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
         return Launch(binaries=binaries, user=NOBODY)
     if user_namespaces_work():
         return Launch(binaries=binaries, prefix=_namespace_prefix())
+    if privileges_can_be_kept():
+        # Nobody, but allowed into every directory; PostgreSQL asks only whether it is root. It
+        # looks for its own files without that right, so these lie where everybody reaches them.
+        scratch = Path(tempfile.mkdtemp(prefix="devstack-binaries-"))
+        copy = binaries if _everyone_reaches(binaries) else _copy_package(binaries, scratch)
+        return Launch(binaries=copy, prefix=_privileged_prefix(), owner=NOBODY, scratch=scratch)
     raise PostgresMissing(
         f"As root, PostgreSQL runs as user {NOBODY}, who cannot reach {data}:"
         " choose a data directory below /tmp or /var/tmp."
@@ -91,6 +104,22 @@ def user_namespaces_work() -> bool:
     if shutil.which("unshare") is None:
         return False
     probe = subprocess.run([*_namespace_prefix(), "true"], capture_output=True, check=False)
+    return probe.returncode == 0
+
+
+def _privileged_prefix() -> tuple[str, ...]:
+    account = pwd.getpwnam(NOBODY)
+    who = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
+    keep = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    # Set again: Linux forgets it when a process changes its user.
+    return ("setpriv", *who, *keep, "--pdeathsig=INT")
+
+
+def privileges_can_be_kept() -> bool:
+    """Whether root may start a process as nobody who keeps the right to enter any directory."""
+    if shutil.which("setpriv") is None:
+        return False
+    probe = subprocess.run([*_privileged_prefix(), "true"], capture_output=True, check=False)
     return probe.returncode == 0
 
 

@@ -111,6 +111,9 @@ class Postgres:
     def stop(self) -> None:
         """Stop at once, ending open sessions; harmless when stopped already."""
         self._end(signal.SIGINT)
+        if self._launch is not None and self._launch.scratch is not None:
+            shutil.rmtree(self._launch.scratch, ignore_errors=True)
+            self._launch = None
 
     def kill(self) -> None:
         """End the server without a shutdown, as a crash would."""
@@ -148,8 +151,9 @@ class Postgres:
 
     def _initdb(self, launch: Launch) -> None:
         self._data.mkdir(mode=0o700, exist_ok=True)
-        if launch.user is not None:
-            shutil.chown(self._data, launch.user, pwd.getpwnam(launch.user).pw_gid)
+        owner = launch.user or launch.owner
+        if owner is not None:
+            shutil.chown(self._data, owner, pwd.getpwnam(owner).pw_gid)
         arguments = ["initdb", "-D", str(self._data), "-U", SUPERUSER, "--auth=trust"]
         arguments += ["-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]
         with self.log.open("ab") as log:

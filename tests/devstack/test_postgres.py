@@ -10,7 +10,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from devstack.launch import PostgresMissing, find_binaries, plan_launch, user_namespaces_work
+from devstack.launch import (
+    PostgresMissing,
+    find_binaries,
+    plan_launch,
+    privileges_can_be_kept,
+    user_namespaces_work,
+)
 from devstack.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,8 +116,29 @@ def test_as_root_below_a_private_directory_it_starts_in_a_user_namespace(tmp_pat
 
 
 @needs_root
-def test_as_root_without_namespaces_a_private_directory_is_refused_in_words(tmp_path, monkeypatch):
+def test_as_root_without_namespaces_it_starts_below_a_private_directory(tmp_path, monkeypatch):
+    """A default container forbids namespaces; the right to enter directories is kept instead."""
+    if not privileges_can_be_kept():
+        pytest.skip("not run: this machine lets no right be kept")
     monkeypatch.setattr("devstack.launch.user_namespaces_work", lambda: False)
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    for _ in range(2):
+        postgres = Postgres(private / "data")
+        postgres.start()
+        try:
+            assert one(postgres.url("template1", user="supabase_admin"), "select 1") == 1
+            scratch = postgres._plan().scratch
+        finally:
+            postgres.remove()
+        assert scratch is not None
+        assert not scratch.exists()
+
+
+@needs_root
+def test_as_root_without_either_a_private_directory_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setattr("devstack.launch.user_namespaces_work", lambda: False)
+    monkeypatch.setattr("devstack.launch.privileges_can_be_kept", lambda: False)
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     with pytest.raises(PostgresMissing, match="choose a data directory"):
