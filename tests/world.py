@@ -245,7 +245,7 @@ class World:
         async with await psycopg.AsyncConnection.connect(
             url, autocommit=True, row_factory=dict_row
         ) as connection:
-            cursor = await connection.execute(query, values)  # type: ignore[arg-type]
+            cursor = await connection.execute(query, values)
             return await cursor.fetchall() if cursor.description else []
 
     async def insert(self, **values: object) -> str:
