@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +31,10 @@ def ours() -> list[str]:
     """The variables in the environment that could change how the worker behaves."""
     return [name for name in os.environ if OURS.fullmatch(name)]
 
+
+# A shell that starts us in the background makes us, and every process that we start, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Fixtures of wider scope start before any fixture of a single test: clean the process once too.
 for _name in ours():
