@@ -32,7 +32,7 @@ def ours() -> list[str]:
     return [name for name in os.environ if OURS.fullmatch(name)]
 
 
-# A shell that starts us in the background makes us, and every process that we start, deaf to Ctrl-C.
+# A shell that starts us in the background makes us, and all that we start, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
