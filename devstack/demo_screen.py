@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: one live line, the steps behind, a summary."""
+"""What a person sees while the demo runs: the steps as they come, one live line, a summary."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 PHASES = {
@@ -25,12 +26,11 @@ PHASES = {
 
 
 class Screen:
-    """Prints steps as they happen; a step's time is how long it lasted."""
+    """Prints each step once, with the time since the start."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
         self._begun = time.monotonic()
-        self._steps: list[tuple[str, float]] = []
         self._shown: tuple[object, object] | None = None
         self._progress = Progress(
             SpinnerColumn(),
@@ -52,9 +52,8 @@ class Screen:
 
     def step(self, text: str) -> None:
         """Say what begins now."""
-        self._steps.append((text, time.monotonic()))
         seconds = time.monotonic() - self._begun
-        self.console.print(f"[dim]{seconds:5.1f} s[/dim]  {text}")
+        self.console.print(f"[dim]{seconds:5.1f} s[/dim]  {escape(text)}")
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Show where the job stands."""
@@ -73,13 +72,9 @@ class Screen:
         )
 
     def summary(self, row: Mapping[str, Any], path: object, facts: object) -> None:
-        """Tell what happened, how long each step took and where the video is."""
-        self.console.print("\nHow long each step took:")
-        ends = [at for _, at in self._steps[1:]] + [time.monotonic()]
-        for (text, begun), ended in zip(self._steps, ends, strict=True):
-            self.console.print(f"[dim]{ended - begun:5.1f} s[/dim]  {text}")
+        """Tell what a viewer should know of the video, and where it is."""
         for warning in row["warnings"] or []:
-            self.console.print(f"[yellow]note[/yellow]   {warning['message']}")
+            self.console.print(f"[yellow]note[/yellow]   {escape(warning['message'])}")
         self.console.print(f"\n[bold green]Video[/bold green]  {facts}")
         self.console.print(str(path), markup=False)
 
@@ -88,7 +83,7 @@ class Screen:
         if log:
             self.console.print("\nThe worker's last lines:", style="dim")
             self.console.print("\n".join(log), style="dim", markup=False)
-        self.console.print(f"\n[bold red]No video:[/bold red] {text}")
+        self.console.print(f"\n[bold red]No video:[/bold red] {escape(text)}")
 
 
 def _eta(row: Mapping[str, Any]) -> str:

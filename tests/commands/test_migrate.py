@@ -137,7 +137,20 @@ def test_a_database_that_cannot_be_reached_is_a_sentence(monkeypatch: pytest.Mon
     monkeypatch.setenv("DATABASE_URL", "postgresql://postgres@127.0.0.1:1/none")
     done = run()
     assert done.exit_code == 1
+    assert done.stderr.startswith("The database cannot be reached")
     assert "Traceback" not in done.stderr
+
+
+def test_an_address_that_is_none_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It holds a password, and deployments log what is printed."""
+    for url in ("postgres//u:geheim@h/d", "geheim", "postgresql://u:geheim@[h/d"):
+        monkeypatch.setenv("DATABASE_URL", url)
+        done = run()
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert done.stderr.startswith("DATABASE_URL is no connection string")
+        assert "geheim" not in done.stderr
 
 
 def test_a_role_that_does_not_own_the_publication_is_told_what_to_do(empty: Database) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from devstack import media
 from devstack.demo_check import VideoFacts, differences, facts_of
+from devstack.demo_screen import Screen
 from tests.devstack.runpod_kit import SAMPLES
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,7 +106,19 @@ def test_it_ends_with_the_path_of_a_right_video_and_leaves_no_process(tmp_path: 
     facts = facts_of(video)
     assert (facts.width, facts.height, facts.frames) == (720, 1280, 225)
     assert any("rendering" in line for line in lines)
+    steps = [line.partition(" s  ")[2] for line in lines if re.match(r" *\d+\.\d s  ", line)]
+    assert steps
+    assert len(steps) == len(set(steps)), "a step is told twice"
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.step("uploading [me].jpg")
+    screen.failure("[me].jpg is not a file.", [])
+    said = capsys.readouterr().out
+    assert "uploading [me].jpg" in said
+    assert "No video: [me].jpg is not a file." in said
 
 
 @pytest.mark.e2e

@@ -31,6 +31,12 @@ def test_the_rule_is_complete(name: str) -> None:
     assert rule["annotations"]["runbook_url"] == f"docs/operating.md#{name.lower()}"
 
 
+def test_what_each_worker_counts_alone_is_added_up() -> None:
+    """Also rows that are taken back: the worker that does so is the only one to count them."""
+    for name, rule in RULES.items():
+        assert not re.search(r"(?:max|min|avg)\s*\(\s*increase\(", rule["expr"]), name
+
+
 def test_failures_that_users_cause_wake_nobody() -> None:
     """A new code must be put on its side."""
     found = re.search(r'code!~"([^"]*)"', RULES["JobsFail"]["expr"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.adapters.files import data_file
+from worker.commands.output import FAILED, REFUSED
 from worker.settings import database_url
 
 if TYPE_CHECKING:
@@ -69,10 +70,22 @@ def _execute(connection: psycopg.Connection[tuple[object, ...]], path: Path) -> 
         raise
 
 
+def _why(error: psycopg.Error) -> str:
+    said = " ".join(str(error).split())
+    # Only the server's own refusals have a code; before that nobody was reached.
+    if error.sqlstate is None:
+        return (
+            f"The database cannot be reached: {said.rstrip('.?')}. Check DATABASE_URL; where IPv6 is missing, "
+            "take the session pooler's string."
+        )
+    return f"The migration stopped, nothing of that file was applied: {said}"
+
+
 def migrate(
-    dry_run: Annotated[bool, typer.Option(help="Only say what is missing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
     again: Annotated[
-        bool, typer.Option(help="Apply every file anew: mends rights, functions, policies.")
+        bool,
+        typer.Option("--again", help="Apply every file anew: mends rights, functions, policies."),
     ] = False,
 ) -> None:
     """Bring the database named by DATABASE_URL up to date; running it again does no harm."""
@@ -86,11 +99,20 @@ def migrate(
     import psycopg
 
     try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # Its message would repeat the address, password and all.
+        typer.echo(
+            "DATABASE_URL is no connection string: it looks like "
+            "postgresql://postgres:PASSWORD@HOST:5432/postgres; copy it from Supabase's dashboard.",
+            err=True,
+        )
+        raise typer.Exit(REFUSED) from None
+    try:
         names = apply(url, dry_run=dry_run, again=again)
     except psycopg.Error as error:
-        first = " ".join(str(error).split())
-        typer.echo(f"The migration stopped, nothing of that file was applied: {first}", err=True)
-        raise typer.Exit(1) from error
+        typer.echo(_why(error), err=True)
+        raise typer.Exit(FAILED) from error
     if not names:
         typer.echo("The database is up to date.")
     for name in names:
