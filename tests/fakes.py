@@ -224,7 +224,8 @@ class FakeStore:
         self.leases.pop(row.id, None)
         self.available[row.id] = self.now + ending.retry_seconds
         return self._set(
-            row.id, status=status, phase=ending.phase, lease_left=None,
+            row.id, status=status, phase=ending.phase, phase_detail=ending.phase_detail,
+            lease_left=None,
             submissions=row.submissions - left, ending_code=ending.error_code,
             ending_message=ending.error_message,
         )  # fmt: skip

@@ -319,6 +319,7 @@ def _dispatch_policy(settings: Settings) -> DispatchPolicy:
         ),
         max_submissions=settings.max_submissions,
         lease_seconds=settings.lease_seconds,
+        own_addresses=("storage://", f"{settings.supabase_url}/"),
     )
 
 

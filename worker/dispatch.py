@@ -44,6 +44,8 @@ from worker.ports import (
 log = structlog.get_logger(__name__)
 
 INPUT_TRIES = 3
+# How long a job waits for our own Storage before its file counts as unreachable.
+OWN_STORAGE_PATIENCE = 3600.0
 LONGEST_INPUT_WAIT = 30.0
 AWAY_SECONDS = 2.0
 # Half an hour of an absent table: what is known of a POST is worth keeping that long.
@@ -59,7 +61,8 @@ class DispatchPolicy:
     limits: ClaimLimits
     max_submissions: int
     lease_seconds: float
-    at_once: int = 6
+    at_once: int = 12
+    own_addresses: tuple[str, ...] = ("storage://",)
     input_retry_seconds: float = 2.0
     knobs: frozenset[str] = frozenset()
 
@@ -229,7 +232,11 @@ class Dispatcher:
                 await self._end(job, ClaimEnding(status="queued", retry_seconds=UNSENT_SECONDS))
             except TransientError as error:
                 log.info("job.given_back", reason=error.message)
-                ending = ClaimEnding(status="queued", retry_seconds=error.retry_in or 10.0)
+                ending = ClaimEnding(
+                    status="queued",
+                    phase_detail=f"Waiting: {error.message}"[:300],
+                    retry_seconds=error.retry_in or UNSENT_SECONDS,
+                )
                 await self._end(job, self._broken_off(claim, ending))
             except Exception:  # one odd row must not end the process for all
                 log.exception("job.internal_error")
@@ -268,9 +275,13 @@ class Dispatcher:
                         attempt=job.attempt,
                         ttl_seconds=plan.ttl_seconds,
                     )
+                self._board.clear("storage")
                 break
             except InputUnavailable as error:
-                if not tries_left:
+                if self._at_our_own(job, error):
+                    self._board.note("storage", error.message)
+                    raise TransientError(error.message, retry_in=UNSENT_SECONDS) from error
+                if not tries_left or error.slow:
                     raise JobFailed(error.code, error.message) from error
                 wait = self._policy.input_retry_seconds * (INPUT_TRIES - tries_left) ** 2
                 await asyncio.sleep(min(error.retry_in or wait, LONGEST_INPUT_WAIT))
@@ -281,6 +292,12 @@ class Dispatcher:
             # Without a word of the POST a run may be reading them.
             if sent is False or not claim.posting:
                 await self._discard(inputs)
+
+    def _at_our_own(self, job: Job, error: InputUnavailable) -> bool:
+        """Whether our own Storage is away: the user's file may be fine, so the job waits."""
+        address = job.image_url if error.code.startswith("image") else job.audio_url
+        ours = (address or "").strip().startswith(self._policy.own_addresses)
+        return ours and (job.waited or 0.0) < OWN_STORAGE_PATIENCE
 
     def _broken_off(self, claim: _Claim, ending: ClaimEnding) -> ClaimEnding:
         """How a claim ends whose work broke off: with a POST under way its outcome is unknown."""
@@ -337,7 +354,7 @@ class Dispatcher:
         # A machine that slept here may wake when the lease is long over and another has the row.
         if self._boot_time() - began > self._policy.lease_seconds / 2:
             self.breaker.unused()
-            await self._end(job, _refused("the lease was too old to send", 0.0))
+            await self._end(job, _refused("the lease was too old to send", UNSENT_SECONDS))
             return False
         return await self._post(claim, body)
 

@@ -94,10 +94,10 @@ async def test_a_row_is_claimed_submitted_and_recorded(office: Office) -> None:
 
 
 async def test_as_many_rows_are_taken_as_fit_in_hand(office: Office) -> None:
-    for number in range(1, 9):
+    for number in range(1, 15):
         office.store.insert(number)
     await office.tick()
-    assert len(office.runpod.posts) == 6
+    assert len(office.runpod.posts) == 12
 
 
 async def test_a_refusal_fails_the_job_and_costs_no_submission(office: Office) -> None:
@@ -214,6 +214,40 @@ async def test_an_input_that_stays_away_fails_the_job(office: Office) -> None:
     assert office.store.job().status is JobStatus.FAILED
     assert office.store.job().ending_code == "audio_unreachable"
     assert office.store.subs == {}
+
+
+async def test_an_input_in_our_own_storage_is_waited_for(office: Office) -> None:
+    """Storage being away is no fault of the user's file: the row waits, and /readyz says why."""
+    office.store.insert(audio_url="storage://inputs/u/a.mp3")
+    office.media.problems.append(InputUnavailable("audio_unreachable", "Storage answered 503."))
+    await office.tick()
+    assert office.store.job().status is JobStatus.QUEUED
+    assert office.store.job().phase_detail == "Waiting: Storage answered 503."
+    assert office.board.reasons == ["storage: Storage answered 503."]
+    office.store.now += 60
+    await office.tick()
+    assert office.store.job().status is JobStatus.SUBMITTED
+    assert office.board.status == "ok"
+
+
+async def test_our_own_storage_is_not_waited_for_for_ever(office: Office) -> None:
+    office.store.insert(
+        image_url="storage://inputs/u/i.jpg",
+        created_at="2026-01-01T00:00:00+00:00",
+        updated_at="2026-01-01T01:00:01+00:00",
+    )
+    office.media.problems.extend([InputUnavailable("image_unreachable", "503")] * 3)
+    await office.tick()
+    assert office.store.job().status is JobStatus.FAILED
+
+
+async def test_a_host_that_uses_up_all_its_time_gets_no_second_try(office: Office) -> None:
+    """Three tries of two minutes each would hold the places of three other jobs' files."""
+    office.store.insert()
+    office.media.problems.append(InputUnavailable("audio_unreachable", "too slow", slow=True))
+    await office.tick()
+    assert office.media.opened == 1
+    assert office.store.job().status is JobStatus.FAILED
 
 
 async def test_a_bad_input_fails_the_job_at_once(office: Office) -> None:

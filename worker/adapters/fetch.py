@@ -65,6 +65,7 @@ class Fetcher:
                 f"{kind}_unreachable",
                 f"The {kind} did not arrive within {self._limits.total_seconds:g} s "
                 f"from {show(url)}.",
+                slow=True,
             ) from error
         finally:
             into.seek(0)

@@ -39,7 +39,7 @@ class InputPolicy:
     media_bucket: str | None = None
     image_fit: Fit = "cover"
     download_seconds: float = 120.0
-    max_open: int = 4
+    max_open: int = 12
     """Jobs whose media lie in the temporary directory at the same time."""
 
 

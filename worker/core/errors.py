@@ -278,10 +278,14 @@ class StoreRefused(WorkerError):
 class InputUnavailable(TransientError):
     """An input's host did not answer properly; `code` is what the job ends with if it stays so."""
 
-    def __init__(self, code: str, message: str, *, retry_in: float | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, retry_in: float | None = None, slow: bool = False
+    ) -> None:
+        """`slow`: the host used up all its time, so that another try would hold others up."""
         if code not in CODES:
             raise ValueError(f"unknown error code: {code}")
         super().__init__(message, retry_in=retry_in, code=code)
+        self.slow = slow
 
 
 class RunPodUnavailable(TransientError):
