@@ -80,7 +80,8 @@ def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
     if privileges_can_be_kept():
         # Nobody, but allowed into every directory; PostgreSQL asks only whether it is root. It
         # looks for its own files without that right, so these lie where everybody reaches them.
-        scratch = Path(tempfile.mkdtemp(prefix="devstack-binaries-"))
+        scratch = Path(tempfile.mkdtemp(prefix="devstack-binaries-", dir=_public_directory()))
+        scratch.chmod(0o755)
         copy = binaries if _everyone_reaches(binaries) else _copy_package(binaries, scratch)
         return Launch(binaries=copy, prefix=_privileged_prefix(), owner=NOBODY, scratch=scratch)
     raise PostgresMissing(
@@ -92,6 +93,14 @@ def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
 def _everyone_reaches(path: Path) -> bool:
     resolved = path.resolve()
     return all(part.stat().st_mode & 0o001 for part in (resolved, *resolved.parents))
+
+
+def _public_directory() -> str | None:
+    """A directory for temporary files that everybody reaches; None leaves the choice to Python."""
+    places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    return next(
+        (one for one in places if Path(one).is_dir() and _everyone_reaches(Path(one))), None
+    )
 
 
 def _namespace_prefix() -> tuple[str, ...]:

@@ -141,8 +141,19 @@ class Postgres:
     def drop_database(self, name: str) -> None:
         """Drop a database, ending the sessions in it."""
         statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+        # "force" spares sessions that decode; a temporary slot goes when its session has ended.
+        decoders = "select pg_terminate_backend(active_pid) from pg_replication_slots"
+        deadline = time.monotonic() + STOP_SECONDS
         with psycopg.connect(self.url("postgres", user=SUPERUSER), autocommit=True) as connection:
-            connection.execute(statement)
+            while True:
+                try:
+                    connection.execute(statement)
+                    return
+                except psycopg.errors.ObjectInUse:
+                    if time.monotonic() > deadline:
+                        raise
+                connection.execute(f"{decoders} where database = %s and active", [name])
+                time.sleep(0.05)
 
     def _plan(self) -> Launch:
         if self._launch is None:
