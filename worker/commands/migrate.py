@@ -75,8 +75,8 @@ def _why(error: psycopg.Error) -> str:
     # Only the server's own refusals have a code; before that nobody was reached.
     if error.sqlstate is None:
         return (
-            f"The database cannot be reached: {said.rstrip('.?')}. Check DATABASE_URL; where IPv6 is missing, "
-            "take the session pooler's string."
+            f"The database cannot be reached: {said.rstrip('.?')}. Check DATABASE_URL; where IPv6 "
+            "is missing, take the session pooler's string."
         )
     return f"The migration stopped, nothing of that file was applied: {said}"
 
