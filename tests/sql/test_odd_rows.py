@@ -5,7 +5,8 @@ from uuid import uuid4
 
 import psycopg
 
-from tests.postgres import SUPERUSER, Database
+from devstack.postgres import SUPERUSER
+from tests.postgres import Database
 from tests.sql.worker import Worker, age, expire_lease, submitted
 
 
