@@ -1,6 +1,7 @@
 """docs/grafana-dashboard.json shows every metric, names no other, and no panel hides another."""
 
 import json
+import re
 from itertools import combinations
 from typing import Any
 
@@ -25,6 +26,10 @@ def test_every_metric_of_ours_is_shown() -> None:
         if name.startswith("worker_") and not name.endswith(("_sum", "_count")) and name not in text
     ]
     assert unshown == []
+
+
+def test_what_each_worker_counts_alone_is_added_up() -> None:
+    assert [one for one in EXPRESSIONS if re.search(r"(?:max|min|avg)\s*\(\s*increase", one)] == []
 
 
 def test_panels_have_ids_and_places_of_their_own() -> None:

@@ -36,7 +36,7 @@ from worker.core.workflow import build_body
 from worker.settings import Settings, load_planning_settings
 
 NIL_JOB = str(UUID(int=0))
-_URL_STARTS = ("http://", "https://", "storage://")
+_URL_STARTS = ("http://", "https://")
 
 Width = Annotated[int | None, typer.Option(help="Even, 480 to 1920; leave out for the default.")]
 Height = Annotated[int | None, typer.Option(help="Even, 480 to 1920; leave out for the default.")]
@@ -184,6 +184,13 @@ def draw_seed() -> int:
 async def _probe(
     settings: Settings, audio: str, image: str | None
 ) -> tuple[AudioFacts, ImageFacts | None]:
+    for given in (audio, image or ""):
+        if given.lower().startswith("storage://"):
+            raise JobFailed(
+                "input_forbidden",
+                f"`plan` opens no bucket, so not {given} either: give the file itself, or an "
+                "https:// address.",
+            )
     desk = InputDesk(
         policy=InputPolicy(
             max_image_bytes=settings.max_image_bytes,
