@@ -59,6 +59,7 @@ async def test_a_failed_job_exits_with_1_and_its_reason(stand: Stand) -> None:
     )
     assert done.code == 1
     assert "error   audio_too_short: Too short." in done.out
+    assert done.err.splitlines()[-1] == "failed: audio_too_short"
 
 
 async def test_a_job_that_is_deleted_meanwhile_ends_the_waiting(stand: Stand) -> None:

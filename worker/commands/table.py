@@ -42,7 +42,8 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[JobsTable, StorageAp
 def describe(row: Mapping[str, Any]) -> str:
     """Status, phase and what is worth knowing of it, in one line."""
     phase = PHASES.get(str(row["phase"]), str(row["phase"]))
-    parts = [str(row["status"])] if row["status"] in ENDED else [f"{row['status']}: {phase}"]
+    why = row["error_code"] if row["status"] in ENDED else phase
+    parts = [f"{row['status']}: {why}" if why else str(row["status"])]
     if row.get("queue_position") and row["status"] == "queued":
         parts.append(f"place {row['queue_position']}")
     if row.get("phase_detail"):
