@@ -161,7 +161,7 @@ async def test_watching_goes_on_after_an_outage(stand: Stand) -> None:
     assert process.stdout is not None
     await process.stdout.readline()
     with fault(stand.stack.gateway, path="^/rest/v1/video_jobs", action="status", status=503,
-               times=1):  # fmt: skip
+               times=4):  # fmt: skip
         stand.sql("update public.video_jobs set cancel_requested = true where id = %s", job)
         assert json.loads(await process.stdout.readline())["status"] == "cancelled"
     process.send_signal(signal.SIGINT)
