@@ -141,6 +141,9 @@ class Mischief:
 
     async def _restart_postgres(self) -> None:
         async with self._memory_matters:
+            # The real one hears nothing for seconds after a restart, and says nothing of it.
+            realtime = self._world.stack.gateway.realtime
+            realtime.apply({"silence_after_restart": self._rng.choice([0.0, 3.0])})
             await self._world.stack.restart_postgres()
             await asyncio.sleep(2.0)
 
