@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
@@ -28,6 +28,8 @@ from devstack.supabase.storage import Storage
 from devstack.supabase.tokens import KeyRefused, Keys, TokenInvalid
 
 Handler = Callable[[Request, Connection, Catalog], Awaitable[Response]]
+# Nobody reads it; proxies log a caller that hung up under this number.
+CLIENT_GONE = 499
 ALL_METHODS = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"]
 EXPOSED_HEADERS = [
     "Content-Range", "Content-Location", "Location", "Preference-Applied", "Range-Unit",
@@ -123,6 +125,8 @@ class Gateway:
                 return error.response()
             except psycopg.Error as error:
                 return from_postgres(error, anonymous=anonymous).response()
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_GONE)
 
         return answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import time
@@ -119,6 +120,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3)
     chosen = parser.parse_args()
     jobs = chosen.jobs or int(100 * chosen.minutes)
+    # Refused handshakes and cut connections are what we do here on purpose.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     verdict = asyncio.run(
         storm(seed=chosen.seed, seconds=60 * chosen.minutes, jobs=jobs, workers=chosen.workers)
     )
