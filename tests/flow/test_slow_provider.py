@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+import worker.proof
 import worker.reconcile
+import worker.watch
 from tests.fakes import FakeRunPod, job_id
 from tests.flow.test_reconcile import Office, done
 from worker.core.errors import OperatorFault, RunPodUnavailable
@@ -24,7 +26,7 @@ class SlowRunPod(FakeRunPod):
 
 @pytest.fixture
 def office(monkeypatch: pytest.MonkeyPatch) -> Office:
-    monkeypatch.setattr(worker.reconcile, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(worker.watch, "LOOK_SECONDS", 0.1)
     return Office()
 
 
@@ -108,13 +110,13 @@ async def test_a_run_whose_id_was_cleared_by_hand_is_over_with_its_ttl(
 async def test_ended_runs_are_not_remembered_for_ever(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.reconcile, "ENDED_KEPT", 2)
+    monkeypatch.setattr(worker.proof, "ENDED_KEPT", 2)
     for number in range(1, 6):
         await office.submitted(number)
         office.runpod.runs[f"run-{number}"] = done(f"run-{number}")
     await office.pass_by(30)
-    assert office.reconciler._ended_so_far == 5
-    assert len(office.reconciler._ended_runs) == 2
+    assert office.reconciler._proof._ended_so_far == 5
+    assert len(office.reconciler._proof._ended_runs) == 2
 
 
 async def test_evidence_is_not_searched_before_every_run_is_known(
