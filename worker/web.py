@@ -1,15 +1,18 @@
-"""The HTTP side: RunPod's webhook, /livez, /readyz and /metrics."""
+"""The HTTP side: RunPod's webhook, /livez, /readyz and /metrics, and the server for them."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
+import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -170,3 +173,35 @@ async def _read_json(request: Request) -> object:
     except (ClientDisconnect, ValueError, RecursionError):
         return None
     return parsed
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handling: the application decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server_for(web: Web) -> uvicorn.Server:
+    """The server, which ends when its `should_exit` is set."""
+    return _Server(
+        uvicorn.Config(
+            web.app(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=3,
+            timeout_keep_alive=15,
+        )
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the port at once; OSError when it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((host, port))
+    return server

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import worker.dispatch
 from tests.core.templates import SHIPPED
 from tests.fakes import FakeMedia, FakeRunPod, FakeStore, job_id
 from worker.board import Board
@@ -23,7 +22,11 @@ from worker.core.errors import (
 from worker.core.guard import load_template
 from worker.core.job import JobStatus, SubmissionState
 from worker.core.policy import PlanPolicy
-from worker.dispatch import Dispatcher, DispatchPolicy
+from worker.dispatch import outcome
+from worker.dispatch.dispatcher import Dispatcher
+from worker.dispatch.gate import Gate
+from worker.dispatch.preparation import Preparer
+from worker.dispatch.submission import Submitter
 from worker.ports import ClaimLimits
 
 LIMITS = ClaimLimits(
@@ -42,21 +45,39 @@ class Office:
         self.board = Board()
         self.now = 1000.0
         self.held: list[tuple[str, int, str, str]] = []
-        self.dispatcher = Dispatcher(
-            store=self.store,
-            runpod=self.runpod,
+        template = load_template(SHIPPED)
+        self.gate = Gate(runpod=self.runpod, board=self.board, clock=self.clock)
+        preparer = Preparer(
             media=self.media,
-            template=load_template(SHIPPED),
-            plan_policy=PlanPolicy(),
-            policy=DispatchPolicy(
-                limits=LIMITS, max_submissions=3, lease_seconds=60.0, input_retry_seconds=0.0
-            ),
+            template=template,
+            policy=PlanPolicy(),
             board=self.board,
-            webhook_url=lambda job, attempt: f"https://w/{job}/{attempt}",
-            on_submitted=lambda *run: self.held.append(run),
-            boot_time=lambda: self.now,
+            retry_seconds=0.0,
             draw_seed=lambda: 7,
         )
+        submitter = Submitter(
+            store=self.store,
+            runpod=self.runpod,
+            preparer=preparer,
+            gate=self.gate,
+            template=template,
+            max_submissions=3,
+            lease_seconds=60.0,
+            webhook_url=lambda job, attempt: f"https://w/{job}/{attempt}",
+            on_submitted=lambda *run: self.held.append(run),
+            clock=self.clock,
+        )
+        self.dispatcher = Dispatcher(
+            store=self.store,
+            gate=self.gate,
+            submitter=submitter,
+            limits=LIMITS,
+            clock=self.clock,
+        )
+
+    def clock(self) -> float:
+        """Seconds since boot."""
+        return self.now
 
     async def tick(self) -> float | None:
         """One tick, and all that it started."""
@@ -77,7 +98,7 @@ class Office:
 
 @pytest.fixture
 def office(monkeypatch: pytest.MonkeyPatch) -> Office:
-    monkeypatch.setattr(worker.dispatch, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(outcome, "AWAY_SECONDS", 0.0)
     return Office()
 
 
@@ -109,7 +130,7 @@ async def test_a_refusal_fails_the_job_and_costs_no_submission(office: Office) -
     assert office.store.job().submissions == 0
     assert office.store.sub().state is SubmissionState.REFUSED
     assert office.media.discarded == [f"{job_id()}/1/a"]
-    assert office.dispatcher.breaker.closed
+    assert office.gate.breaker.closed
 
 
 @pytest.mark.parametrize(
@@ -128,7 +149,7 @@ async def test_a_proved_refusal_by_the_provider_gives_the_row_back_and_pauses(
     await office.tick()
     assert office.store.job().status is JobStatus.QUEUED
     assert office.store.job().submissions == 0
-    assert not office.dispatcher.breaker.closed
+    assert not office.gate.breaker.closed
     assert office.board.status == status
 
 
@@ -151,7 +172,7 @@ async def test_after_trouble_only_health_is_asked_then_one_post_goes_through(
 ) -> None:
     for number in (1, 2, 3):
         office.store.insert(number)
-    office.dispatcher.breaker.trip(office.now, "502")
+    office.gate.breaker.trip(office.now, "502")
     pause = await office.tick()
     assert pause is not None
     assert office.runpod.probes == 0
@@ -175,7 +196,7 @@ async def test_an_operators_fault_found_by_the_probe_keeps_everything_waiting(
     office: Office,
 ) -> None:
     office.store.insert()
-    office.dispatcher.breaker.trip(office.now, "502")
+    office.gate.breaker.trip(office.now, "502")
     office.now += 100
     office.runpod.health_says = OperatorFault(404, "no such endpoint")
     await office.tick()
@@ -190,7 +211,7 @@ async def test_rows_claimed_before_the_trouble_are_given_back_unsent(office: Off
     office.media.gate = asyncio.Event()
 
     async def trouble() -> None:
-        office.dispatcher.breaker.trip(office.now, "502")
+        office.gate.breaker.trip(office.now, "502")
 
     await office.during(office.media.opening, trouble, office.media.gate, office.runpod.gate)
     assert office.runpod.posts == []
@@ -475,7 +496,7 @@ async def test_an_outcome_that_cannot_be_written_becomes_unknown_with_the_lease(
 
     office.store.meddle = meddle
     await office.tick()
-    assert office.store.calls.count("end_claim") == worker.dispatch.SETTLE_TRIES
+    assert office.store.calls.count("end_claim") == outcome.SETTLE_TRIES
     office.store.now += 61
     await office.store.recover()
     assert office.store.sub().state is SubmissionState.UNKNOWN

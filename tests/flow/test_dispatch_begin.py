@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-import worker.dispatch
 from tests.flow.test_dispatch import Office
 from worker.core.errors import StoreUnavailable
 from worker.core.job import Job, JobStatus, SubmissionState
+from worker.dispatch import outcome
 from worker.ports import Beginning
 
 
@@ -18,7 +18,7 @@ async def test_a_lost_answer_to_begin_is_no_unknown_submission(
     monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     """Whether or not it was committed: no POST was made, so the row waits for no webhook."""
-    monkeypatch.setattr(worker.dispatch, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(outcome, "AWAY_SECONDS", 0.0)
     office = Office()
     office.store.insert()
     begin: Any = office.store.begin

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 import worker.app
-from worker.app import App, read_template
+from worker.app import App
+from worker.policies import read_template
 from worker.settings import load_settings
 
 

@@ -92,7 +92,7 @@ def test_the_version_and_the_process_are_shown() -> None:
 
 @pytest.fixture
 def way_out(monkeypatch: pytest.MonkeyPatch) -> WayOut:
-    monkeypatch.setattr("worker.dispatch.AWAY_SECONDS", 0.0)
+    monkeypatch.setattr("worker.dispatch.outcome.AWAY_SECONDS", 0.0)
     return WayOut()
 
 

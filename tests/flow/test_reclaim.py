@@ -4,16 +4,16 @@ import asyncio
 
 import pytest
 
-import worker.dispatch
 from tests.fakes import job_id
 from tests.flow.test_dispatch import Office
 from worker.core.errors import RunPodUnavailable, StoreRefused, StoreUnavailable
 from worker.core.job import JobStatus, SubmissionState
+from worker.dispatch import outcome
 
 
 @pytest.fixture
 def office(monkeypatch: pytest.MonkeyPatch) -> Office:
-    monkeypatch.setattr(worker.dispatch, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(outcome, "AWAY_SECONDS", 0.0)
     return Office()
 
 

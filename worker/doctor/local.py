@@ -14,10 +14,10 @@ from PIL import Image
 
 from worker.adapters.audio import probe_audio
 from worker.adapters.images import probe_image
-from worker.app import read_template
 from worker.core.errors import JobFailed, WorkflowInvalid
 from worker.doctor.context import Context
 from worker.doctor.result import Result, fail, ok
+from worker.policies import read_template
 
 RATE = 16_000
 

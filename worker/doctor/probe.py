@@ -17,7 +17,6 @@ from worker.adapters.fetch import Fetcher
 from worker.adapters.inputs import InputDesk, InputPolicy
 from worker.adapters.runpod import RunPodApi
 from worker.adapters.storage import ObjectName, StorageApi
-from worker.app import read_template
 from worker.core.errors import (
     CODES,
     JobFailed,
@@ -34,6 +33,7 @@ from worker.doctor.context import Context
 from worker.doctor.local import sound
 from worker.doctor.result import Result, fail, ok
 from worker.doctor.video import judge_video
+from worker.policies import read_template
 
 NAME = "runpod.probe"
 FRAMES, WIDTH, HEIGHT, STEPS = 81, 832, 480, 4

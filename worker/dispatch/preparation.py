@@ -1,0 +1,134 @@
+"""From a claimed row to what can be sent: its media are fetched, planned and published."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from worker.board import Board
+from worker.core.errors import (
+    InputUnavailable,
+    JobFailed,
+    StoreRefused,
+    StoreUnavailable,
+    TransientError,
+)
+from worker.core.guard import Template
+from worker.core.job import Job
+from worker.core.plan import Plan, Wishes, make_plan
+from worker.core.policy import PlanPolicy
+from worker.ports import Media, PublishedInputs
+
+log = structlog.get_logger(__name__)
+
+INPUT_TRIES = 3
+# How long a job waits for our own Storage before its file counts as unreachable.
+OWN_STORAGE_PATIENCE = 3600.0
+LONGEST_INPUT_WAIT = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What a run is made from."""
+
+    plan: Plan
+    inputs: PublishedInputs
+
+
+class Preparer:
+    """Makes plans and publishes inputs; `own_addresses` begin the URLs of our own Storage."""
+
+    def __init__(
+        self,
+        *,
+        media: Media,
+        template: Template,
+        policy: PlanPolicy,
+        board: Board,
+        own_addresses: tuple[str, ...] = ("storage://",),
+        retry_seconds: float = 2.0,
+        draw_seed: Callable[[], int] = lambda: random.randint(1, 999_999),
+    ) -> None:
+        self._media = media
+        self._template = template
+        self._policy = policy
+        self._board = board
+        self._own_addresses = own_addresses
+        self._retry_seconds = retry_seconds
+        self._draw_seed = draw_seed
+
+    async def prepare(self, job: Job) -> Prepared:
+        """Look at the inputs a few times; JobFailed, or TransientError if Storage is away."""
+        tries = 1
+        while True:
+            try:
+                prepared = await self._plan_and_publish(job)
+            except InputUnavailable as error:
+                await asyncio.sleep(self._pause(job, error, tries))
+            else:
+                self._board.clear("storage")
+                return prepared
+            tries += 1
+
+    async def discard(self, prepared: Prepared) -> None:
+        """Remove what was published for a run that will not be."""
+        try:
+            if prepared.inputs.objects:
+                await self._media.discard(prepared.inputs.objects)
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("inputs.not_discarded", reason=error.message)
+
+    async def _plan_and_publish(self, job: Job) -> Prepared:
+        async with self._media.open(
+            image_url=job.image_url, audio_url=job.audio_url, user_id=job.user_id
+        ) as opened:
+            plan = make_plan(
+                wishes=_wishes(job),
+                audio=opened.audio,
+                image=opened.image,
+                template=self._template,
+                policy=self._policy,
+                seed=self._draw_seed,
+            )
+            inputs = await self._media.publish(
+                opened,
+                plan,
+                job_id=job.id,
+                attempt=job.attempt,
+                ttl_seconds=plan.ttl_seconds,
+            )
+        return Prepared(plan=plan, inputs=inputs)
+
+    def _pause(self, job: Job, error: InputUnavailable, tries: int) -> float:
+        """Seconds until the next look; raises when this was the last one."""
+        if self._at_our_own(job, error):
+            self._board.note("storage", error.message)
+            raise TransientError(error.message) from error
+        if tries == INPUT_TRIES or error.slow:
+            raise JobFailed(error.code, error.message) from error
+        return min(error.retry_in or self._retry_seconds * tries**2, LONGEST_INPUT_WAIT)
+
+    def _at_our_own(self, job: Job, error: InputUnavailable) -> bool:
+        """Whether our own Storage is away: the user's file may be fine, so the job waits."""
+        address = job.image_url if error.code.startswith("image") else job.audio_url
+        ours = (address or "").strip().startswith(self._own_addresses)
+        return ours and (job.waited or 0.0) < OWN_STORAGE_PATIENCE
+
+
+def _wishes(job: Job) -> Wishes:
+    return Wishes(
+        width=job.width,
+        height=job.height,
+        quality=job.quality,
+        prompt=job.prompt,
+        negative_prompt=job.negative_prompt,
+        seed=job.seed,
+        steps=job.steps,
+        model=job.metadata.get("model"),
+        lora=job.metadata.get("lora"),
+        crf=job.metadata.get("crf"),
+    )

@@ -1,0 +1,64 @@
+"""What the settings mean for each part: its limits and policies, and the workflow template."""
+
+from __future__ import annotations
+
+from worker.adapters.files import workflow_file
+from worker.adapters.inputs import InputPolicy
+from worker.core.change import Limits
+from worker.core.errors import WorkflowInvalid
+from worker.core.guard import Template, load_template
+from worker.ports import ClaimLimits
+from worker.settings import Settings
+
+
+def read_template(settings: Settings) -> Template:
+    """Read and check the workflow template; WorkflowInvalid lists every problem."""
+    path = workflow_file(settings.workflow_path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WorkflowInvalid([f"{path} cannot be read: {error.strerror}."]) from error
+    return load_template(data, deviations=settings.workflow_deviations)
+
+
+def input_policy(settings: Settings) -> InputPolicy:
+    """What inputs may be, and where they are handed on."""
+    return InputPolicy(
+        max_image_bytes=settings.max_image_bytes,
+        max_audio_bytes=settings.max_audio_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        input_buckets=frozenset(settings.input_buckets),
+        media_bucket=settings.media_bucket or None,
+        image_fit=settings.image_fit,
+    )
+
+
+def own_addresses(settings: Settings) -> tuple[str, ...]:
+    """How the URLs of our own Storage begin."""
+    return ("storage://", f"{settings.supabase_url}/")
+
+
+def claim_limits(settings: Settings) -> ClaimLimits:
+    """How much may be under way at once."""
+    return ClaimLimits(
+        max_in_flight=settings.max_in_flight,
+        max_queued_runs=settings.max_queued_runs,
+        max_in_flight_per_user=settings.max_in_flight_per_user,
+        max_submissions_per_user_per_day=settings.max_submissions_per_user_per_day,
+    )
+
+
+def run_limits(settings: Settings) -> Limits:
+    """How long a run may take its time, and how often it is looked at."""
+    return Limits(
+        max_submissions=settings.max_submissions,
+        queue_deadline=settings.queue_deadline_seconds,
+        poll=settings.poll_seconds,
+        slow_poll=max(settings.slow_poll_seconds, settings.poll_seconds),
+        unknown_wait=settings.submit_unknown_wait_seconds,
+        gpu_price_per_second=settings.gpu_price_per_second,
+        missing=settings.result_patience_seconds,
+        incomplete=settings.result_patience_seconds,
+        soon=min(5.0, settings.poll_seconds),
+        retry_first=settings.retry_seconds,
+    )
