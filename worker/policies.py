@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 from worker.adapters.files import workflow_file
 from worker.adapters.inputs import InputPolicy
 from worker.core.change import Limits
@@ -10,15 +13,21 @@ from worker.core.guard import Template, load_template
 from worker.ports import ClaimLimits
 from worker.settings import Settings
 
+LARGEST_TEMPLATE = 4 * 1024 * 1024
 
-def read_template(settings: Settings) -> Template:
-    """Read and check the workflow template; WorkflowInvalid lists every problem."""
-    path = workflow_file(settings.workflow_path)
+
+def read_template(
+    settings: Settings, path: Path | None = None, *, allow: Iterable[str] = ()
+) -> Template:
+    """Read and check a template, by default the settings' own; WorkflowInvalid lists problems."""
+    path = path or workflow_file(settings.workflow_path)
     try:
+        if path.stat().st_size > LARGEST_TEMPLATE:
+            raise WorkflowInvalid([f"{path} is too large for a workflow."])
         data = path.read_bytes()
     except OSError as error:
         raise WorkflowInvalid([f"{path} cannot be read: {error.strerror}."]) from error
-    return load_template(data, deviations=settings.workflow_deviations)
+    return load_template(data, deviations=[*settings.workflow_deviations, *allow])
 
 
 def input_policy(settings: Settings) -> InputPolicy:

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from worker.adapters.audio import probe_audio_file
 from worker.adapters.fetch import Fetcher
-from worker.adapters.files import workflow_file
 from worker.adapters.images import probe_image_file
 from worker.adapters.inputs import InputDesk, InputPolicy
 from worker.commands.output import (
@@ -25,14 +24,13 @@ from worker.commands.output import (
     print_lines,
     refusals,
 )
-from worker.commands.workflow import read_template
 from worker.core.errors import JobFailed
 from worker.core.frames import in_seconds, plan_frames
-from worker.core.guard import Template
 from worker.core.media import AudioFacts, ImageFacts
 from worker.core.plan import Plan, Wishes, make_plan, rounded
 from worker.core.wishes import MAX_SEED
 from worker.core.workflow import build_body
+from worker.policies import read_template
 from worker.settings import Settings, load_planning_settings
 
 NIL_JOB = str(UUID(int=0))
@@ -69,7 +67,7 @@ def frames(
             max_frames=policy.max_frames,
             overlong=policy.overlong_audio,
             alignment=policy.frame_alignment,
-            advance=_template(settings).advance,
+            advance=read_template(settings).advance,
             pad=policy.pads,
         )
     if json:
@@ -121,7 +119,7 @@ def plan(
             wishes=wishes,
             audio=sound,
             image=picture,
-            template=_template(settings),
+            template=read_template(settings),
             policy=settings.plan_policy,
             seed=draw_seed,
         )
@@ -157,7 +155,7 @@ def request(
     length = exact_seconds(audio_seconds)
     with refusals(json):
         settings = load_planning_settings()
-        template = _template(settings)
+        template = read_template(settings)
         made = make_plan(
             wishes=wishes,
             audio=AudioFacts(seconds=length, sample_rate=0, channels=0, codec=""),
@@ -219,11 +217,6 @@ def _file(name: str, kind: str, limit: int) -> Path:
     if path.stat().st_size >= limit:
         raise JobFailed(f"{kind}_too_large", f"The {kind} must have less than {limit} bytes.")
     return path
-
-
-def _template(settings: Settings) -> Template:
-    path = workflow_file(settings.workflow_path)
-    return read_template(path, settings.workflow_deviations)
 
 
 def _web_address(url: str, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +9,8 @@ import typer
 
 from worker.adapters.files import workflow_file
 from worker.commands.output import JsonOption, print_json, refusals
-from worker.core.errors import WorkflowInvalid
-from worker.core.guard import Template, load_template
+from worker.policies import read_template
 from worker.settings import load_planning_settings
-
-_LARGEST_TEMPLATE = 4 * 1024 * 1024
 
 
 def register(app: typer.Typer) -> None:
@@ -24,17 +20,6 @@ def register(app: typer.Typer) -> None:
     )
     group.command("check")(check)
     app.add_typer(group, name="workflow")
-
-
-def read_template(path: Path, deviations: Iterable[str] = ()) -> Template:
-    """Read and check a template file; WorkflowInvalid also when it cannot be read."""
-    try:
-        if path.stat().st_size > _LARGEST_TEMPLATE:
-            raise WorkflowInvalid([f"{path} is too large for a workflow."])
-        data = path.read_bytes()
-    except OSError as error:
-        raise WorkflowInvalid([f"{path} cannot be read: {error.strerror}."]) from error
-    return load_template(data, deviations=deviations)
 
 
 def check(
@@ -52,7 +37,7 @@ def check(
     with refusals(json):
         settings = load_planning_settings()
         path = file or workflow_file(settings.workflow_path)
-        template = read_template(path, [*settings.workflow_deviations, *(allow or [])])
+        template = read_template(settings, path, allow=allow or [])
     if json:
         print_json(
             {
