@@ -79,7 +79,7 @@ class State(NamedTuple):
         assert self.row is not None
         return self._replace(row=self.row._replace(**values))
 
-    def with_hand(self, worker: int, hand: Hand = Hand()) -> State:  # noqa: B008
+    def with_hand(self, worker: int, hand: Hand = Hand()) -> State:  # noqa: B008 - frozen, so sharing it is safe
         hands = tuple(hand if n == worker else one for n, one in enumerate(self.hands))
         return self._replace(hands=hands)
 

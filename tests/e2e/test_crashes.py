@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from devstack.faults import Faults
 from devstack.postgres import Postgres
 from tests.e2e.kit import world_on
 from tests.world import World
@@ -84,12 +85,12 @@ async def _kill_at(
         return len(world.runs_of(job_id)), [one["state"] for one in attempts]
 
 
-async def _held_insert(world: World, faults: object, path: str, when: str) -> str:
+async def _held_insert(world: World, faults: Faults, path: str, when: str) -> str:
     if "claim" not in path:
-        rule = faults.add({"path": path, "action": "hold", "when": when, "times": 1})  # type: ignore[attr-defined]
+        rule = faults.add({"path": path, "action": "hold", "when": when, "times": 1})
         job_id = await world.insert()
     else:
         job_id = await world.insert(priority=-1)
-        rule = faults.add({"path": path, "action": "hold", "when": when, "times": 1})  # type: ignore[attr-defined]
-    assert await faults.wait_hit(rule.id, timeout=30)  # type: ignore[attr-defined]
+        rule = faults.add({"path": path, "action": "hold", "when": when, "times": 1})
+    assert await faults.wait_hit(rule.id, timeout=30)
     return job_id

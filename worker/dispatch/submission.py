@@ -103,9 +103,9 @@ class Submitter:
                 log.info("job.failed", code=error.code, reason=error.message)
                 await self._end(job, outcome.failed(error.code, error.message))
             except (StoreUnavailable, StoreRefused) as error:
-                # Nothing was sent. If the table is away for this, too, the lease runs out.
+                # If the table is away for this, too, the lease runs out.
                 log.warning("job.abandoned", reason=error.message)
-                await self._end(job, outcome.unsent(UNSENT_SECONDS))
+                await self._end(job, self._broken_off(claim, outcome.unsent(UNSENT_SECONDS)))
             except TransientError as error:
                 log.info("job.given_back", reason=error.message)
                 detail = f"Waiting: {error.message}"[:300]

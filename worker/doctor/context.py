@@ -45,7 +45,7 @@ class Context:
     problems: Mapping[str, str]
     http: httpx.AsyncClient
     # The clock itself is one of the things that are checked.
-    clock: Callable[[], float] = time.time  # noqa: TID251
+    clock: Callable[[], float] = time.time  # noqa: TID251 - compared with the database's
     _catalog: Catalog | Trouble | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
