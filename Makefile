@@ -41,7 +41,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	fi; \
 	echo "Installing the pinned packages into $(VENV) (about 200 MB, once)."; \
 	$$python -m venv --clear $(VENV)
-	@$(PIP) install --require-hashes --only-binary=:all: -r requirements-dev.lock
+	@$(PIP) install --no-deps --require-hashes --only-binary=:all: -r requirements-dev.lock
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
