@@ -23,10 +23,10 @@ from rich.table import Table
 
 from tests.data.media.hosts import host, reply
 from tests.data.media.sounds import sound
-from worker.adapters.fetch import Fetcher
-from worker.adapters.images import probe_image_file, render_image
-from worker.adapters.inputs import InputDesk, InputPolicy
-from worker.core.errors import JobFailed
+from worker.jobs.errors import JobFailed
+from worker.media.fetch import Fetcher
+from worker.media.images import probe_image_file, render_image
+from worker.media.inputs import InputDesk, InputPolicy
 
 MIB = 1024 * 1024
 PLANS = 20

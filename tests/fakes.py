@@ -12,13 +12,13 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
-from worker.core.change import Change
-from worker.core.errors import RunGone, StoreRefused, StoreUnavailable
-from worker.core.health import Health
-from worker.core.job import Case, Job, JobStatus, Submission, SubmissionState
-from worker.core.media import AudioFacts, ImageFacts, PublishedInputs
-from worker.core.plan import Plan
-from worker.core.run import RunState, RunUpdate
+from worker.jobs.change import Change
+from worker.jobs.errors import RunGone, StoreRefused, StoreUnavailable
+from worker.jobs.health import Health
+from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
+from worker.jobs.run import RunState, RunUpdate
+from worker.plan.media_facts import AudioFacts, ImageFacts, PublishedInputs
+from worker.plan.plan import Plan
 from worker.ports import Beginning, ClaimEnding, ClaimLimits, Recorded, Written
 
 JOB = "00000000-0000-4000-8000-00000000000{}"

@@ -1,6 +1,6 @@
 """The process' entry: `python -m worker`."""
 
-from worker.cli import app
+from worker.commands.cli import app
 
 
 def main() -> None:

@@ -13,27 +13,27 @@ import httpx
 import structlog
 
 from worker import __version__
-from worker.adapters.fetch import Fetcher
-from worker.adapters.inputs import InputDesk
-from worker.adapters.realtime import RealtimeDoorbell
-from worker.adapters.runpod import RunPodApi
-from worker.adapters.storage import StorageApi
-from worker.adapters.store import TIMEOUT, SupabaseStore, connect
-from worker.board import Board
-from worker.core.errors import TransientError
-from worker.core.guard import Template
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.gate import Gate
 from worker.dispatch.preparation import Preparer
 from worker.dispatch.submission import Submitter
-from worker.loop import Heartbeats
-from worker.metrics import METRICS
+from worker.jobs.errors import TransientError
+from worker.media.fetch import Fetcher
+from worker.media.inputs import InputDesk
+from worker.media.storage import StorageApi
 from worker.policies import claim_limits, input_policy, own_addresses, read_template, run_limits
-from worker.reconcile import Reconciler
+from worker.reconcile.reconciler import Reconciler
+from worker.runpod.api import RunPodApi
+from worker.runtime.loops import Heartbeats
+from worker.runtime.metrics import METRICS
+from worker.runtime.readiness import Board
+from worker.runtime.watchdog import Watchdog
 from worker.schedule import Schedule, Wakeups
 from worker.settings import Settings
-from worker.watchdog import Watchdog
+from worker.supabase.realtime import RealtimeDoorbell
+from worker.supabase.store import TIMEOUT, SupabaseStore, connect
 from worker.web import Web, listen, server_for, webhook_url
+from worker.workflow.validation import Template
 
 log = structlog.get_logger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.adapters.files import workflow_file
-from worker.adapters.inputs import InputPolicy
-from worker.core.change import Limits
-from worker.core.errors import WorkflowInvalid
-from worker.core.guard import Template, load_template
+from worker.jobs.change import Limits
+from worker.jobs.errors import WorkflowInvalid
+from worker.media.inputs import InputPolicy
 from worker.ports import ClaimLimits
+from worker.runtime.data_files import workflow_file
 from worker.settings import Settings
+from worker.workflow.validation import Template, load_template
 
 LARGEST_TEMPLATE = 4 * 1024 * 1024
 

@@ -7,13 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from worker.core.change import Change
-from worker.core.errors import Notice
-from worker.core.health import Health
-from worker.core.job import Case, Job
-from worker.core.media import AudioFacts, ImageFacts
-from worker.core.plan import Plan
-from worker.core.run import RunUpdate
+from worker.jobs.change import Change
+from worker.jobs.errors import Notice
+from worker.jobs.health import Health
+from worker.jobs.job import Case, Job
+from worker.jobs.run import RunUpdate
+from worker.plan.media_facts import AudioFacts, ImageFacts
+from worker.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

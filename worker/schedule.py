@@ -8,17 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from worker.adapters.inputs import InputDesk
-from worker.adapters.realtime import RealtimeDoorbell, Ring
-from worker.adapters.store import SupabaseStore
-from worker.board import Board
-from worker.core.job import Job
 from worker.dispatch.dispatcher import Dispatcher
-from worker.loop import Heartbeats, Wakeup, every
-from worker.metrics import METRICS
-from worker.reconcile import Reconciler
+from worker.jobs.job import Job
+from worker.media.inputs import InputDesk
+from worker.reconcile.reconciler import Reconciler
+from worker.runtime.loops import Heartbeats, Wakeup, every
+from worker.runtime.metrics import METRICS
+from worker.runtime.readiness import Board
+from worker.runtime.watchdog import measure_lag
 from worker.settings import Settings
-from worker.watchdog import measure_lag
+from worker.supabase.realtime import RealtimeDoorbell, Ring
+from worker.supabase.store import SupabaseStore
 
 log = structlog.get_logger(__name__)
 

@@ -17,8 +17,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from worker.core.errors import SettingsInvalid
-from worker.core.policy import PlanPolicy
+from worker.jobs.errors import SettingsInvalid
+from worker.plan.policy import PlanPolicy
 
 STAND_INS = {
     "SUPABASE_URL": "http://unset.invalid",

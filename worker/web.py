@@ -18,11 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from worker.board import Board
-from worker.core.errors import TransientError, WorkerError
-from worker.loop import Heartbeats
-from worker.metrics import METRICS
-from worker.reconcile import Reconciler
+from worker.jobs.errors import TransientError, WorkerError
+from worker.reconcile.reconciler import Reconciler
+from worker.runtime.loops import Heartbeats
+from worker.runtime.metrics import METRICS
+from worker.runtime.readiness import Board
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
--- What the worker calls (worker/adapters/store.py), each in one round trip, executable by service_role alone.
+-- What the worker calls (worker/supabase/store.py), each in one round trip, executable by service_role alone.
 -- Python sends durations, Postgres owns instants. Every write here is fenced: it names what it
 -- expects to find and tells whether it took.
 

@@ -23,14 +23,14 @@ from devstack.postgres import SUPERUSER, Postgres
 from devstack.runpod import RunPodStandIn
 from devstack.server import AppServer
 from devstack.stack import Stack
-from worker.board import Board
-from worker.cli import app
-from worker.core.change import Limits
+from worker.commands.cli import app
 from worker.doctor.context import Context
 from worker.doctor.examine import CHECKS, examine
 from worker.doctor.result import Result
-from worker.loop import Heartbeats
-from worker.reconcile import Reconciler
+from worker.jobs.change import Limits
+from worker.reconcile.reconciler import Reconciler
+from worker.runtime.loops import Heartbeats
+from worker.runtime.readiness import Board
 from worker.settings import load_what_is_right
 from worker.web import Web
 

@@ -8,9 +8,9 @@ from starlette.routing import Route
 
 from devstack.server import AppServer
 from tests.commands.stand import METHODS, SECRET, Stand, answering, fault, free_address, worker_web
-from worker.core.errors import StoreUnavailable
-from worker.core.health import Health
 from worker.doctor.endpoint import judge_workers
+from worker.jobs.errors import StoreUnavailable
+from worker.jobs.health import Health
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("doctor_outside")]
 

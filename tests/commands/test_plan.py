@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from tests.commands.conftest import Answer
-from tests.core.comfy import findings, object_info
+from tests.workflow.comfy import findings, object_info
 
 Run = Callable[..., Answer]
 REQUEST = (

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.commands.stand import ROOT, Done, Stand, fault
-from worker.adapters.jobs_table import JobsTable
+from worker.supabase.jobs_table import JobsTable
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("submit")]
 IMAGE, AUDIO = "https://example.com/i.png", "https://example.com/a.mp3"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands.conftest import Answer
-from tests.core.templates import as_bytes, shipped
-from worker.adapters.files import data_file, workflow_file
+from tests.workflow.templates import as_bytes, shipped
+from worker.runtime.data_files import data_file, workflow_file
 
 Run = Callable[..., Answer]
 

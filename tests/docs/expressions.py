@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from worker.metrics import METRICS
+from worker.runtime.metrics import METRICS
 
 _SELECTOR = re.compile(r"\b((?:worker|process)_\w+)(?:\{([^}]*)\})?")
 _MATCHER = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')

@@ -7,7 +7,7 @@ import yaml
 
 from tests.docs.expressions import counters_without_rate, problems
 from tests.docs.pages import ROOT
-from worker.core.errors import CODES
+from worker.jobs.errors import CODES
 
 RULES = {
     rule["alert"]: rule

@@ -9,9 +9,9 @@ import pytest
 import typer
 
 from tests.docs.pages import ROOT, Page, blocks, page, pages
-from worker.cli import app
-from worker.core.errors import CODES
-from worker.metrics import PREFIX, Metrics
+from worker.commands.cli import app
+from worker.jobs.errors import CODES
+from worker.runtime.metrics import PREFIX, Metrics
 from worker.settings import Settings
 
 EACH = pytest.mark.parametrize("one", pages().values(), ids=pages())

@@ -9,7 +9,7 @@ import pytest
 
 from tests.postgres import Database
 from tests.sql.worker import Worker, alter
-from worker.core.plan import _MAX_WARNING_BYTES
+from worker.plan.plan import _MAX_WARNING_BYTES
 
 SIZE = "must_be_even_and_between_480_and_1920"
 REFUSED: list[tuple[dict[str, object], str]] = [

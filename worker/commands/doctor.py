@@ -12,14 +12,14 @@ import httpx
 import typer
 from rich.text import Text
 
-from worker.adapters.store import TIMEOUT
 from worker.commands.output import REFUSED, JsonOption, print_json, print_lines
 from worker.doctor.context import Context
 from worker.doctor.examine import CHECKS, SETTINGS, Check, examine
 from worker.doctor.probe import NAME, ProbeOptions, expected_gpu_seconds, probe
 from worker.doctor.result import Result, warn
-from worker.logs import Redactor, set_up_logs
+from worker.runtime.logs import Redactor, set_up_logs
 from worker.settings import load_what_is_right
+from worker.supabase.store import TIMEOUT
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -13,7 +13,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from worker.adapters.jobs_table import JobsTable
 from worker.commands.jobs_view import as_line, job_lines, table_view
 from worker.commands.output import (
     FAILED,
@@ -24,9 +23,10 @@ from worker.commands.output import (
     refusals,
 )
 from worker.commands.table import opened
-from worker.core.errors import StoreRefused, StoreUnavailable
-from worker.core.job import JobStatus
+from worker.jobs.errors import StoreRefused, StoreUnavailable
+from worker.jobs.job import JobStatus
 from worker.settings import load_table_settings
+from worker.supabase.jobs_table import JobsTable
 
 WATCH_SECONDS = 2.0
 T = TypeVar("T")

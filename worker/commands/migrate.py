@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.adapters.files import data_file
 from worker.commands.output import FAILED, REFUSED
+from worker.runtime.data_files import data_file
 from worker.settings import database_url
 
 if TYPE_CHECKING:

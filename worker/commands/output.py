@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from worker.core.errors import (
+from worker.jobs.errors import (
     JobFailed,
     ProblemsFound,
     StoreRefused,

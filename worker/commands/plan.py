@@ -12,10 +12,6 @@ from uuid import UUID
 import typer
 from rich.text import Text
 
-from worker.adapters.audio import probe_audio_file
-from worker.adapters.fetch import Fetcher
-from worker.adapters.images import probe_image_file
-from worker.adapters.inputs import InputDesk, InputPolicy
 from worker.commands.output import (
     JsonOption,
     exact_seconds,
@@ -24,14 +20,18 @@ from worker.commands.output import (
     print_lines,
     refusals,
 )
-from worker.core.errors import JobFailed
-from worker.core.frames import in_seconds, plan_frames
-from worker.core.media import AudioFacts, ImageFacts
-from worker.core.plan import Plan, Wishes, make_plan, rounded
-from worker.core.wishes import MAX_SEED
-from worker.core.workflow import build_body
+from worker.jobs.errors import JobFailed
+from worker.media.audio import probe_audio_file
+from worker.media.fetch import Fetcher
+from worker.media.images import probe_image_file
+from worker.media.inputs import InputDesk, InputPolicy
+from worker.plan.frames import in_seconds, plan_frames
+from worker.plan.media_facts import AudioFacts, ImageFacts
+from worker.plan.options import MAX_SEED
+from worker.plan.plan import Plan, Wishes, make_plan, rounded
 from worker.policies import read_template
 from worker.settings import Settings, load_planning_settings
+from worker.workflow.request import build_body
 
 NIL_JOB = str(UUID(int=0))
 _URL_STARTS = ("http://", "https://")
@@ -119,7 +119,7 @@ def plan(
             wishes=wishes,
             audio=sound,
             image=picture,
-            template=read_template(settings),
+            advance=read_template(settings).advance,
             policy=settings.plan_policy,
             seed=draw_seed,
         )
@@ -160,7 +160,7 @@ def request(
             wishes=wishes,
             audio=AudioFacts(seconds=length, sample_rate=0, channels=0, codec=""),
             image=None,
-            template=template,
+            advance=template.advance,
             policy=settings.plan_policy,
             seed=draw_seed,
         )

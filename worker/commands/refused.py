@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from worker.core.errors import StoreRefused
+from worker.jobs.errors import StoreRefused
 
 ONE_ROW_PER_KEY = "one_row_per_idempotency_key"
 _CONSTRAINT = re.compile(r'constraint "(\w+)"')

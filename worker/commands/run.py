@@ -7,8 +7,8 @@ import sys
 import typer
 
 from worker.app import run_daemon
-from worker.core.errors import SettingsInvalid, WorkflowInvalid
-from worker.logs import set_up_logs
+from worker.jobs.errors import SettingsInvalid, WorkflowInvalid
+from worker.runtime.logs import set_up_logs
 from worker.settings import load_settings
 
 

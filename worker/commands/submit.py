@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from worker.adapters.jobs_table import JobsTable
-from worker.adapters.storage import ObjectName, StorageApi
 from worker.commands.output import JsonOption, local_file, print_json, print_lines, refusals
 from worker.commands.refused import ONE_ROW_PER_KEY, readable
 from worker.commands.table import ENDED, Follower, opened
-from worker.core.errors import JobFailed, StoreRefused, StoreUnavailable
+from worker.jobs.errors import JobFailed, StoreRefused, StoreUnavailable
+from worker.media.storage import ObjectName, StorageApi
 from worker.settings import Settings, load_table_settings
+from worker.supabase.jobs_table import JobsTable
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0

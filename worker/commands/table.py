@@ -10,10 +10,10 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from worker.adapters.jobs_table import JobsTable
-from worker.adapters.storage import StorageApi
-from worker.adapters.store import TIMEOUT, connect
+from worker.media.storage import StorageApi
 from worker.settings import Settings
+from worker.supabase.jobs_table import JobsTable
+from worker.supabase.store import TIMEOUT, connect
 
 ENDED = ("completed", "failed", "cancelled")
 PHASES = {

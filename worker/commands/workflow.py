@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from worker.adapters.files import workflow_file
 from worker.commands.output import JsonOption, print_json, refusals
 from worker.policies import read_template
+from worker.runtime.data_files import workflow_file
 from worker.settings import load_planning_settings
 
 

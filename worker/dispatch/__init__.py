@@ -1,1 +1,1 @@
-"""The way out: a row is claimed, checked, planned, recorded as submission and sent to RunPod."""
+"""From the waiting row to RunPod: claim, prepare, submit."""

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import structlog
 
-from worker.core.job import Job
 from worker.dispatch import outcome
-from worker.dispatch.clock import boot_time
 from worker.dispatch.gate import Gate
 from worker.dispatch.submission import Claim, Submitter
-from worker.metrics import METRICS
+from worker.jobs.job import Job
 from worker.ports import ClaimLimits, JobStore
+from worker.runtime.clock import boot_time
+from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import structlog
 
-from worker.board import Board, Severity
-from worker.core.breaker import Breaker
-from worker.core.errors import OperatorFault, TransientError
-from worker.dispatch.clock import boot_time
-from worker.metrics import METRICS
+from worker.dispatch.breaker import Breaker
+from worker.jobs.errors import OperatorFault, TransientError
 from worker.ports import RunPod
+from worker.runtime.clock import boot_time
+from worker.runtime.metrics import METRICS
+from worker.runtime.readiness import Board, Severity
 
 log = structlog.get_logger(__name__)
 

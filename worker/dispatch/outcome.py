@@ -6,10 +6,10 @@ import asyncio
 
 import structlog
 
-from worker.core.errors import StoreRefused, StoreUnavailable
-from worker.core.job import Job, JobStatus
-from worker.metrics import METRICS
+from worker.jobs.errors import StoreRefused, StoreUnavailable
+from worker.jobs.job import Job, JobStatus
 from worker.ports import ClaimEnding, JobStore, Recorded
+from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.board import Board
-from worker.core.errors import (
+from worker.jobs.errors import (
     InputUnavailable,
     JobFailed,
     StoreRefused,
     StoreUnavailable,
     TransientError,
 )
-from worker.core.guard import Template
-from worker.core.job import Job
-from worker.core.plan import Plan, Wishes, make_plan
-from worker.core.policy import PlanPolicy
+from worker.jobs.job import Job
+from worker.plan.plan import Plan, Wishes, make_plan
+from worker.plan.policy import PlanPolicy
 from worker.ports import Media, PublishedInputs
+from worker.runtime.readiness import Board
+from worker.workflow.validation import Template
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Preparer:
                 wishes=_wishes(job),
                 audio=opened.audio,
                 image=opened.image,
-                template=self._template,
+                advance=self._template.advance,
                 policy=self._policy,
                 seed=self._draw_seed,
             )

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.core.errors import (
+from worker.dispatch import outcome
+from worker.dispatch.gate import Gate
+from worker.dispatch.preparation import Prepared, Preparer
+from worker.jobs.errors import (
     JobFailed,
     OperatorFault,
     RunGone,
@@ -20,15 +23,12 @@ from worker.core.errors import (
     SubmissionUnknown,
     TransientError,
 )
-from worker.core.guard import Template
-from worker.core.job import Job
-from worker.core.workflow import build_body
-from worker.dispatch import outcome
-from worker.dispatch.clock import boot_time
-from worker.dispatch.gate import Gate
-from worker.dispatch.preparation import Prepared, Preparer
-from worker.metrics import METRICS
+from worker.jobs.job import Job
 from worker.ports import Beginning, ClaimEnding, JobStore, RunPod
+from worker.runtime.clock import boot_time
+from worker.runtime.metrics import METRICS
+from worker.workflow.request import build_body
+from worker.workflow.validation import Template
 
 log = structlog.get_logger(__name__)
 

@@ -8,9 +8,9 @@ import uuid
 
 import httpx
 
-from worker.adapters.realtime import RealtimeDoorbell, Ring
 from worker.doctor.context import Context, words
 from worker.doctor.result import Result, fail, ok, warn
+from worker.supabase.realtime import RealtimeDoorbell, Ring
 
 NAME = "supabase.realtime"
 READY_SECONDS = 15.0

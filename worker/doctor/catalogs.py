@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from worker.adapters.files import data_file
 from worker.doctor.context import MIGRATE, Context
 from worker.doctor.result import Result, fail, ok, warn
+from worker.runtime.data_files import data_file
 
 Found = Mapping[str, Any]
 

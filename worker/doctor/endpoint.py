@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from worker.adapters.runpod import RunPodApi
-from worker.core.errors import OperatorFault, TransientError
-from worker.core.health import Health
 from worker.doctor.context import Context
 from worker.doctor.result import Result, fail, ok, warn
+from worker.jobs.errors import OperatorFault, TransientError
+from worker.jobs.health import Health
+from worker.runpod.api import RunPodApi
 
 NAME = "runpod.endpoint"
 _MENDS = {

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import pillow_heif
 from PIL import Image
 
-from worker.adapters.audio import probe_audio
-from worker.adapters.images import probe_image
-from worker.core.errors import JobFailed, WorkflowInvalid
 from worker.doctor.context import Context
 from worker.doctor.result import Result, fail, ok
+from worker.jobs.errors import JobFailed, WorkflowInvalid
+from worker.media.audio import probe_audio
+from worker.media.images import probe_image
 from worker.policies import read_template
 
 RATE = 16_000

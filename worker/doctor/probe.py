@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import httpx
 from PIL import Image, ImageDraw
 
-from worker.adapters.fetch import Fetcher
-from worker.adapters.inputs import InputDesk, InputPolicy
-from worker.adapters.runpod import RunPodApi
-from worker.adapters.storage import ObjectName, StorageApi
-from worker.core.errors import (
+from worker.doctor.context import Context
+from worker.doctor.local import sound
+from worker.doctor.result import Result, fail, ok
+from worker.doctor.video import judge_video
+from worker.jobs.errors import (
     CODES,
     JobFailed,
     RunGone,
@@ -25,15 +25,15 @@ from worker.core.errors import (
     TransientError,
     WorkerError,
 )
-from worker.core.failures import classify_failure
-from worker.core.plan import Plan, Wishes, make_plan
-from worker.core.run import RunState, RunUpdate
-from worker.core.workflow import build_body
-from worker.doctor.context import Context
-from worker.doctor.local import sound
-from worker.doctor.result import Result, fail, ok
-from worker.doctor.video import judge_video
+from worker.jobs.failures import classify_failure
+from worker.jobs.run import RunState, RunUpdate
+from worker.media.fetch import Fetcher
+from worker.media.inputs import InputDesk, InputPolicy
+from worker.media.storage import ObjectName, StorageApi
+from worker.plan.plan import Plan, Wishes, make_plan
 from worker.policies import read_template
+from worker.runpod.api import RunPodApi
+from worker.workflow.request import build_body
 
 NAME = "runpod.probe"
 FRAMES, WIDTH, HEIGHT, STEPS = 81, 832, 480, 4
@@ -115,7 +115,7 @@ async def _render(
                 wishes=Wishes(width=WIDTH, height=HEIGHT, quality="sd", steps=STEPS),
                 audio=opened.audio,
                 image=opened.image,
-                template=template,
+                advance=template.advance,
                 policy=policy,
                 seed=lambda: 1,
             )

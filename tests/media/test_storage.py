@@ -1,0 +1,231 @@
+"""Supabase Storage: whose objects may be read, what goes over the wire, and what errors mean."""
+
+import io
+import json
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable, WorkerError
+from worker.media.storage import ObjectName, StorageApi, parse_storage_url
+
+USER = "0b0a7a9e-1111-4222-8333-abcdefabcdef"
+OTHER = "99999999-1111-4222-8333-abcdefabcdef"
+BUCKETS = {"inputs"}
+KEY = "sb_secret_KEY"
+NAME = ObjectName(bucket="inputs", path=f"{USER}/my photo+1.jpg")
+
+
+def parse(url: str, user: str | None = USER) -> ObjectName:
+    return parse_storage_url(url, kind="image", buckets=BUCKETS, user_id=user)
+
+
+@pytest.mark.parametrize("path", ["a.jpg", "sub/folder/a b+c(1)!.jpg", "a?b.jpg", "...jpg"])
+def test_a_user_may_read_below_the_folder_of_that_user(path):
+    assert parse(f"storage://inputs/{USER}/{path}").path == f"{USER}/{path}"
+
+
+def test_a_row_of_a_service_key_may_read_the_whole_bucket():
+    assert parse("storage://inputs/shared/a.jpg", user=None).path == "shared/a.jpg"
+
+
+def test_an_uppercase_user_id_is_the_same_user():
+    assert parse(f"storage://inputs/{USER}/a.jpg", user=USER.upper()).bucket == "inputs"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        f"inputs/{OTHER}/a.jpg",
+        f"inputs/{USER}/../{OTHER}/a.jpg",
+        f"inputs/{USER}/./a.jpg",
+        f"inputs/{USER}//a.jpg",
+        f"inputs//{USER}/a.jpg",
+        f"inputs/{USER}/",
+        f"inputs/{USER}",
+        f"inputs/{USER}x/a.jpg",
+        f"inputs/{USER}/%2e%2e/{OTHER}/a.jpg",
+        f"inputs/{USER}%2f..%2f{OTHER}/a.jpg",
+        f"inputs/{USER}\\..\\{OTHER}/a.jpg",
+        f"inputs/{USER}/ .. /{OTHER}/a.jpg",
+        f"inputs/{USER}/a\x00.jpg",
+        f"inputs/{USER}/a\r\nX: y.jpg",
+        f"inputs/{USER}/über.jpg",
+        f"inputs/{USER}/a#b.jpg",
+        f"inputs/{USER}/" + "a" * 1100,
+        f"inputs/{USER.upper()}/a.jpg",
+        f"secret/{USER}/a.jpg",
+        f"INPUTS/{USER}/a.jpg",
+        f"inputs/../secret/{USER}/a.jpg",
+        f"../inputs/{USER}/a.jpg",
+        f"..inputs/{USER}/a.jpg",
+        f"in%70uts/{USER}/a.jpg",
+        f"/inputs/{USER}/a.jpg",
+        f"inputs@evil/{USER}/a.jpg",
+        "inputs",
+        "",
+    ],
+)
+def test_every_other_name_is_forbidden(rest):
+    with pytest.raises(JobFailed) as failed:
+        parse(f"storage://{rest}")
+    assert failed.value.code == "input_forbidden"
+
+
+def api(handler) -> StorageApi:
+    client = httpx.AsyncClient(transport=httpx.MockTransport(handler))
+    return StorageApi(url="https://p.supabase.example/", key=KEY, client=client)
+
+
+async def _piece(data: bytes):
+    yield data
+
+
+def streamed(data: bytes) -> httpx.Response:
+    return httpx.Response(200, content=_piece(data))
+
+
+def answering(status: int, body: object = None, **headers) -> StorageApi:
+    return api(lambda request: httpx.Response(status, json=body, headers=headers))
+
+
+def storage_error(status: str, message: str = "no") -> StorageApi:
+    """As the real one answers: HTTP 400, and the status that is meant in the body."""
+    return answering(400, {"statusCode": status, "error": "x", "message": message})
+
+
+async def download(storage: StorageApi, limit: int = 1000) -> bytes:
+    into = io.BytesIO()
+    await storage.download(NAME, kind="image", limit=limit, into=into, seconds=5)
+    return into.read()
+
+
+async def test_a_download_names_the_object_escaped_and_carries_the_key():
+    seen = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return streamed(b"picture")
+
+    assert await download(api(handler)) == b"picture"
+    assert seen[0].url.raw_path.decode() == (f"/storage/v1/object/inputs/{USER}/my%20photo%2B1.jpg")
+    assert seen[0].headers["apikey"] == KEY
+    assert seen[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_a_download_stops_at_the_limit():
+    storage = api(lambda request: streamed(bytes(1000)))
+    assert len(await download(storage, limit=1001)) == 1000
+    with pytest.raises(JobFailed) as failed:
+        await download(storage)
+    assert failed.value.code == "image_too_large"
+
+
+async def test_an_object_that_is_not_there_ends_the_job():
+    with pytest.raises(JobFailed) as failed:
+        await download(storage_error("404", "Object not found"))
+    assert failed.value.code == "image_unreachable"
+    assert "inputs/" in failed.value.message
+
+
+@pytest.mark.parametrize("status", ["403", "500", "503", "429"])
+async def test_a_refused_key_and_a_sick_storage_do_not_end_the_job(status):
+    with pytest.raises(InputUnavailable) as failed:
+        await download(storage_error(status))
+    assert failed.value.code == "image_unreachable"
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("x"), httpx.ReadTimeout("x")])
+async def test_a_storage_that_is_away_does_not_end_the_job(error):
+    def away(request: httpx.Request) -> httpx.Response:
+        raise error
+
+    with pytest.raises(InputUnavailable):
+        await download(api(away))
+    with pytest.raises(StoreUnavailable):
+        await api(away).upload(NAME, b"x", content_type="image/jpeg")
+
+
+async def test_a_signed_address_has_the_asked_lifetime():
+    bodies = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, json={"signedURL": "/object/sign/inputs/x?token=T"})
+
+    url = await api(handler).sign(NAME, seconds=7200, kind="image")
+    assert url == "https://p.supabase.example/storage/v1/object/sign/inputs/x?token=T"
+    assert bodies == [{"expiresIn": 7200}]
+
+
+@pytest.mark.parametrize("body", [{}, {"signedURL": None}, {"signedURL": "https://evil"}, [1]])
+async def test_an_answer_without_an_address_is_no_address(body):
+    with pytest.raises(StoreUnavailable):
+        await answering(200, body).sign(NAME, seconds=60, kind="image")
+
+
+async def test_signing_what_is_not_there_ends_the_job():
+    with pytest.raises(JobFailed):
+        await storage_error("404").sign(NAME, seconds=60, kind="image")
+
+
+async def test_an_upload_replaces_and_states_its_type():
+    seen = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"Key": "k"})
+
+    await api(handler).upload(NAME, io.BytesIO(b"sound"), content_type="audio/flac")
+    assert seen[0].method == "POST"
+    assert seen[0].content == b"sound"
+    assert seen[0].headers["x-upsert"] == "true"
+    assert seen[0].headers["content-type"] == "audio/flac"
+
+
+async def test_a_missing_bucket_is_said_by_name():
+    with pytest.raises(StoreUnavailable, match="bucket inputs: 404 Bucket not found"):
+        await storage_error("404", "Bucket not found").upload(NAME, b"x", content_type="a/b")
+
+
+@pytest.mark.parametrize("call", ["delete", "list_folder"])
+async def test_other_refusals_are_transient(call):
+    storage = storage_error("403")
+    with pytest.raises(StoreUnavailable):
+        await getattr(storage, call)("inputs", ["x"] if call == "delete" else "x")
+
+
+async def test_a_listing_is_read_to_its_last_page():
+    def handler(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        start, total = body["offset"], 230
+        rows = [
+            {"name": f"{index}", "created_at": "2026-11-01T10:00:00.5Z" if index else None}
+            for index in range(start, min(start + body["limit"], total))
+        ]
+        return httpx.Response(200, json=rows)
+
+    entries = await api(handler).list_folder("inputs", "inputs/job")
+    assert len(entries) == 230
+    assert entries[0].created_at is None
+    assert entries[1].created_at == datetime(2026, 11, 1, 10, 0, 0, 500_000, tzinfo=UTC)
+    assert entries[229].path == "inputs/job/229"
+
+
+async def test_many_objects_are_deleted_in_portions():
+    portions = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        portions.append(len(json.loads(request.content)["prefixes"]))
+        return httpx.Response(200, json=[])
+
+    await api(handler).delete("inputs", [str(index) for index in range(230)])
+    assert portions == [100, 100, 30]
+
+
+async def test_no_error_holds_the_key():
+    for status in ("400", "401", "404", "500"):
+        with pytest.raises(WorkerError) as failed:
+            await storage_error(status).sign(NAME, seconds=60, kind="image")
+        assert KEY not in failed.value.message

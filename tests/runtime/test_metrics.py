@@ -1,0 +1,282 @@
+"""Every metric is fed by what it is about, and no label tells of one job or person."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.dispatch.test_dispatch import Office as WayOut
+from tests.reconcile.test_reconcile import Office as WayBack
+from tests.reconcile.test_reconcile import done, seen
+from tests.runtime.test_web import Site
+from worker.jobs.errors import (
+    InputUnavailable,
+    JobFailed,
+    OperatorFault,
+    RunPodUnavailable,
+    RunRefused,
+    StoreUnavailable,
+    SubmissionUnknown,
+    WorkerError,
+)
+from worker.jobs.run import RunState
+from worker.runpod.api import RunPodApi
+from worker.runtime.loops import Heartbeats, Wakeup, every
+from worker.runtime.metrics import LIVE, METRICS
+from worker.runtime.readiness import Board
+
+WORKER = Path(__file__).parents[2] / "worker"
+Change = Callable[..., float]
+
+
+@pytest.fixture
+def change() -> Change:
+    """How much a sample has changed since the test began."""
+    before = _samples()
+
+    def since(name: str, **labels: str) -> float:
+        key = (name, tuple(sorted(labels.items())))
+        return _samples().get(key, 0.0) - before.get(key, 0.0)
+
+    return since
+
+
+def _samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(METRICS.text().decode())
+    return {
+        (one.name, tuple(sorted(one.labels.items()))): one.value
+        for family in families
+        for one in family.samples
+    }
+
+
+def test_every_metric_is_fed_somewhere() -> None:
+    names = [name for name in vars(METRICS) if name not in ("registry", "build")]
+    code = "\n".join(path.read_text() for path in WORKER.rglob("*.py") if path.name != "metrics.py")
+    unfed = [name for name in names if not re.search(rf"METRICS\.{name}\b", code)]
+    assert unfed == ["jobs", "oldest_job"], "both are fed by count_jobs"
+    assert "METRICS.count_jobs(" in code
+
+
+def test_no_label_can_hold_an_id_or_a_name() -> None:
+    labels = {
+        label
+        for collector in vars(METRICS).values()
+        for label in getattr(collector, "_labelnames", ())
+    }
+    assert labels == {"status", "outcome", "code", "result", "operation", "kind", "loop", "version"}
+
+
+def test_statuses_without_rows_are_shown_as_none() -> None:
+    METRICS.count_jobs({"queued": (3, 41.5)})
+    samples = _samples()
+    for status in LIVE:
+        labels = (("status", status),)
+        assert samples["worker_jobs", labels] == (3 if status == "queued" else 0)
+        oldest = 41.5 if status == "queued" else 0
+        assert samples["worker_oldest_job_seconds", labels] == oldest
+
+
+def test_the_version_and_the_process_are_shown() -> None:
+    names = {name for name, _ in _samples()}
+    assert {"worker_build", "process_resident_memory_bytes"} <= names
+
+
+# The way out ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def way_out(monkeypatch: pytest.MonkeyPatch) -> WayOut:
+    monkeypatch.setattr("worker.dispatch.outcome.AWAY_SECONDS", 0.0)
+    return WayOut()
+
+
+async def test_an_accepted_submission_counts_with_the_time_it_took(
+    way_out: WayOut, change: Change
+) -> None:
+    way_out.store.insert()
+    submit = way_out.runpod.submit
+
+    async def slow(body: Any) -> Any:
+        way_out.now += 4.0
+        return await submit(body)
+
+    way_out.runpod.submit = slow  # type: ignore[method-assign]
+    await way_out.tick()
+    assert change("worker_claims_total") == 1
+    assert change("worker_submissions_total", outcome="accepted") == 1
+    assert change("worker_claim_to_submit_seconds_count") == 1
+    assert change("worker_claim_to_submit_seconds_sum") == 4.0
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "ended", "breaker"),
+    [
+        (RunRefused(400, "no"), "refused", {"outcome": "failed", "code": "run_refused"}, 0),
+        (RunPodUnavailable(None, "away"), "refused", None, 1),
+        (OperatorFault(401, "key"), "refused", None, 1),
+        (SubmissionUnknown("?"), "unknown", None, 1),
+    ],
+)
+async def test_each_outcome_of_a_submission_counts(
+    way_out: WayOut,
+    change: Change,
+    error: WorkerError,
+    outcome: str,
+    ended: dict[str, str] | None,
+    breaker: int,
+) -> None:
+    way_out.store.insert()
+
+    way_out.runpod.answers.append(error)
+    await way_out.tick()
+    assert change("worker_submissions_total", outcome=outcome) == 1
+    assert change("worker_claim_to_submit_seconds_count") == 0
+    if ended:
+        assert change("worker_jobs_ended_total", **ended) == 1
+    assert METRICS.registry.get_sample_value("worker_breaker_open") == breaker
+
+
+@pytest.mark.parametrize(
+    "error",
+    [JobFailed("audio_too_short", "short"), InputUnavailable("audio_unreachable", "away")],
+)
+async def test_a_job_that_fails_before_its_submission_counts_as_ended(
+    way_out: WayOut, change: Change, error: WorkerError
+) -> None:
+    way_out.store.insert()
+
+    def unusable(**_: object) -> Any:
+        raise error
+
+    way_out.media.open = unusable  # type: ignore[method-assign]
+    await way_out.tick()
+    assert change("worker_jobs_ended_total", outcome="failed", code=error.code) == 1
+
+
+async def test_runpod_that_answers_again_no_longer_shows_as_paused(way_out: WayOut) -> None:
+    """Even when no job is there to prove it: the alert would else go on until the next one."""
+    way_out.store.insert()
+    way_out.runpod.answers.append(RunPodUnavailable(503, "away"))
+    await way_out.tick()
+    assert METRICS.registry.get_sample_value("worker_breaker_open") == 1
+    way_out.store.jobs.clear()
+    way_out.now += 3600
+    await way_out.tick()
+    assert way_out.board.status == "ok"
+    assert METRICS.registry.get_sample_value("worker_breaker_open") == 0
+
+
+# The way back --------------------------------------------------------------------------------
+
+
+async def test_an_ended_run_counts_its_wait_its_seconds_and_its_outcome(change: Change) -> None:
+    office = WayBack()
+    await office.submitted()
+    office.runpod.runs["run-1"] = seen(
+        RunState.COMPLETED, video_url="https://r/v.mp4", execution_ms=61_500, delay_ms=12_000
+    )
+    await office.reconciler.tick()
+    assert change("worker_polls_total", result="completed") == 1
+    assert change("worker_jobs_ended_total", outcome="completed", code="") == 1
+    assert change("worker_gpu_seconds_total", outcome="completed") == 61.5
+    assert change("worker_runpod_queue_wait_seconds_sum") == 12
+
+
+async def test_runs_and_unwritten_results_in_memory_are_shown() -> None:
+    office = WayBack()
+    await office.submitted()
+    office.runpod.runs["run-1"] = seen(RunState.RUNNING)
+    await office.reconciler.tick()
+    assert METRICS.registry.get_sample_value("worker_open_runs") == 1
+    assert METRICS.registry.get_sample_value("worker_runs_unwritten") == 0
+
+
+async def test_webhooks_count_by_what_became_of_them(change: Change) -> None:
+    site = Site()
+    await site.submitted()
+    site.runpod.runs["run-1"] = done()
+    assert (await site.hook(mac="0" * 64)).status_code == 404
+    assert (await site.hook()).status_code == 200
+    assert (await site.hook()).status_code == 200
+    assert (await site.hook(attempt=7)).status_code == 200
+    await site.http.aclose()
+    assert {
+        result: change("worker_webhooks_total", result=result)
+        for result in ("forged", "completed", "known_already", "unknown_job")
+    } == {"forged": 1, "completed": 1, "known_already": 1, "unknown_job": 1}
+
+
+# The parts around ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "code"),
+    [
+        ("run", 200, "200"), ("run", 401, "401"), ("run", 502, "502"), ("status", 404, "404"),
+        ("status", 200, "200"), ("cancel", 200, "200"), ("health", 429, "429"),
+    ],
+)  # fmt: skip
+async def test_runpods_answers_count_by_operation_and_status(
+    change: Change, operation: str, status: int, code: str
+) -> None:
+    body = {"id": "r", "status": "IN_QUEUE", "jobs": {}, "workers": {}}
+    await _ask(operation, lambda _request: httpx.Response(status, json=body))
+    assert change("worker_runpod_answers_total", operation=operation, code=code) >= 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(httpx.ConnectError("x"), "not_sent"), (httpx.ReadError("x"), "broken")]
+)
+@pytest.mark.parametrize("operation", ["run", "status", "health"])
+async def test_no_answer_counts_by_what_went_wrong(
+    change: Change, operation: str, error: Exception, code: str
+) -> None:
+    def fail(_request: httpx.Request) -> httpx.Response:
+        raise error
+
+    await _ask(operation, fail)
+    assert change("worker_runpod_answers_total", operation=operation, code=code) >= 1
+
+
+async def _ask(operation: str, handler: Callable[[httpx.Request], httpx.Response]) -> None:
+    api = RunPodApi(
+        endpoint_url="https://api.runpod.ai/v2/x",
+        api_key="k",
+        retry_pause=0.0,
+        transport=httpx.MockTransport(handler),
+    )
+    async with api:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "run": lambda: api.submit({"input": {}}),
+            "status": lambda: api.status("r"),
+            "cancel": lambda: api.cancel("r"),
+            "health": api.health,
+        }
+        try:
+            await calls[operation]()
+        except WorkerError:
+            return
+
+
+async def test_a_loop_that_meets_trouble_counts_it(change: Change) -> None:
+    stop = asyncio.Event()
+    ticks = 0
+
+    async def tick() -> float | None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            stop.set()
+            return None
+        raise StoreUnavailable("away", retry_in=0.0)
+
+    await every(
+        "sweep", tick, seconds=0.01, stop=stop, wakeup=Wakeup(), beats=Heartbeats(), board=Board()
+    )
+    assert change("worker_loop_failures_total", loop="sweep") == 2

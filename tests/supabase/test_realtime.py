@@ -1,0 +1,423 @@
+"""The doorbell against a scripted server: what rings, and every way in which a socket goes deaf."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from uuid import uuid4
+
+import pytest
+
+from tests.supabase.realtime_ears import KEY, Ears, listening, silent, state_of, until
+from tests.supabase.realtime_server import Manners, Peer, Realtime, Recording, accept, realtime
+from worker.supabase.realtime import Pace, RealtimeDoorbell, Ring, RingKind, Timings
+from worker.supabase.realtime_session import Ending
+
+# The library reads attributes that its own websockets release has deprecated.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:ConnectionClosed\.(code|reason) is deprecated:DeprecationWarning"
+)
+
+
+async def works(server: Realtime, ears: Ears) -> None:
+    """The doorbell asks for a sweep, is ready, and a row inserted now rings."""
+    await ears.ready()
+    peer = await server.peer()
+    while peer.ended.is_set() or not peer.bindings:
+        peer = await server.peer()
+    job_id = str(uuid4())
+    await peer.change("INSERT", {"id": job_id, "status": "queued"})
+    ring = await ears.ring()
+    assert ring == Ring(kind=RingKind.INSERT, job_id=job_id)
+    assert state_of(ears) == "ready"
+    assert ears.bell.reason is None
+
+
+async def test_insert_cancel_retry_and_delete_ring_each_by_its_name():
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        peer = await server.peer()
+        await peer.change("INSERT", {"id": "a", "status": "queued"})
+        await peer.change("UPDATE", {"id": "b", "status": "running", "cancel_requested": True})
+        await peer.change("UPDATE", {"id": "c", "status": "queued", "cancel_requested": False})
+        await peer.change("DELETE", {"id": "d"})
+        assert [(ring.kind, ring.job_id) for ring in [await ears.ring() for _ in range(4)]] == [
+            (RingKind.INSERT, "a"),
+            (RingKind.CANCEL, "b"),
+            (RingKind.RETRY, "c"),
+            (RingKind.DELETE, "d"),
+        ]
+        assert ears.bell.rings == {"insert": 1, "cancel": 1, "retry": 1, "delete": 1}
+        assert ears.bell.last_event_age is not None
+
+
+async def test_our_own_progress_updates_are_not_subscribed_to():
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        peer = await server.peer()
+        wanted = [(b["event"], b["schema"], b["table"], b.get("filter")) for b in peer.bindings]
+        assert wanted == [
+            ("INSERT", "public", "video_jobs", None),
+            ("UPDATE", "public", "video_jobs", "cancel_requested=eq.true"),
+            ("UPDATE", "public", "video_jobs", "status=eq.queued"),
+            ("DELETE", "public", "video_jobs", None),
+        ]
+        await peer.change("UPDATE", {"id": "a", "status": "running", "cancel_requested": False})
+        await peer.change("INSERT", {"id": "b"})
+        assert (await ears.ring()).job_id == "b"
+
+
+async def test_an_event_with_errors_rings_all_the_same():
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        peer = await server.peer()
+        too_large = ["Error 413: Payload Too Large"]
+        await peer.change("INSERT", {"id": "a"}, errors=too_large)
+        await peer.change("INSERT", {}, errors=too_large, record={})
+        await peer.change("INSERT", {}, errors=too_large, record=None)
+        assert [(await ears.ring()).job_id for _ in range(3)] == ["a", None, None]
+
+
+async def test_a_callback_that_raises_does_not_make_the_doorbell_deaf():
+    heard: asyncio.Queue[Ring] = asyncio.Queue()
+
+    def on_ring(ring: Ring) -> None:
+        heard.put_nowait(ring)
+        raise RuntimeError("a bug of ours")
+
+    def on_ready() -> None:
+        raise RuntimeError("another one")
+
+    async with realtime() as server, asyncio.TaskGroup() as group:
+        bell = RealtimeDoorbell(url=server.url, key=KEY, on_ring=on_ring, on_ready=on_ready)
+        task = group.create_task(bell.run())
+        peer = await server.peer()
+        await until(lambda: bell.state == "ready")
+        for name in ("a", "b"):
+            await peer.change("INSERT", {"id": name})
+            async with asyncio.timeout(5):
+                assert (await heard.get()).job_id == name
+        assert bell.rebuilds == 0
+        task.cancel()
+
+
+async def test_the_sweep_is_asked_for_when_changes_flow_and_not_at_the_join():
+    flow = asyncio.Event()
+
+    async def join(peer: Peer, ref: str) -> None:
+        await peer.joined(ref)
+        await peer.send("presence_state", {})
+        await flow.wait()
+        await peer.system("ok", "Subscribed to something else", extension="broadcast")
+        await peer.system("ok", "Subscribed to PostgreSQL")
+        await peer.system("ok", "Subscribed to PostgreSQL")
+
+    patient = Timings(join=1, ready=20, check=0.02)
+    async with (
+        realtime(Manners(join=join)) as server,
+        listening(server.url, timings=patient) as ears,
+    ):
+        peer = await server.peer()
+        await until(lambda: bool(peer.bindings))
+        assert state_of(ears) == "connecting"
+        assert ears.bell.ready_for is None
+        flow.set()
+        await ears.ready()
+        await ears.ready()
+        assert state_of(ears) == "ready"
+        assert ears.readies.empty()
+
+
+async def close_with(code: int, peer: Peer) -> None:
+    await peer.connection.close(code)
+
+
+async def drop(peer: Peer) -> None:
+    peer.drop()
+
+
+async def freeze(peer: Peer) -> None:
+    peer.freeze()
+
+
+async def system_error(peer: Peer) -> None:
+    await peer.system("error", "Too many database timeouts")
+
+
+async def token_expires(peer: Peer) -> None:
+    await peer.system("error", "Token has expired 0 seconds ago", extension="system")
+    await peer.send("phx_close", {}, ref="1")
+
+
+async def channel_crashes(peer: Peer) -> None:
+    await peer.send("phx_error", {"reason": "channel_crash"})
+
+
+async def channel_closes(peer: Peer) -> None:
+    await peer.send("phx_close", {}, ref="1")
+
+
+async def frame_too_large(peer: Peer) -> None:
+    await peer.change("INSERT", {"id": "big", "prompt": "x" * 1_100_000})
+
+
+FAULTS: dict[str, Callable[[Peer], Awaitable[None]]] = {
+    "closed 1000": lambda peer: close_with(1000, peer),
+    "closed 1001": lambda peer: close_with(1001, peer),
+    "closed 1011": lambda peer: close_with(1011, peer),
+    "closed 1012": lambda peer: close_with(1012, peer),
+    "connection cut": drop,
+    "peer frozen": freeze,
+    "system error while joined": system_error,
+    "token expired": token_expires,
+    "channel crashed": channel_crashes,
+    "channel closed": channel_closes,
+    "frame over 1 MiB": frame_too_large,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_session_that_goes_wrong_is_replaced_by_a_new_socket(fault):
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        peer = await server.peer()
+        session = ears.bell._session
+        assert session is not None
+        socket = session._client._ws_connection
+        assert socket is not None
+        await FAULTS[fault](peer)
+        await works(server, ears)
+        assert (ears.bell.rebuilds, ears.bell.sessions) == (1, 2)
+        assert socket.transport.is_closing(), "the old socket is given up for certain"
+
+
+async def refuse(peer: Peer, ref: str) -> None:
+    reason = {"reason": "InvalidJWTToken: Token has expired 55 seconds ago"}
+    await peer.send("phx_reply", {"status": "error", "response": reason}, ref)
+
+
+async def too_many_joins(peer: Peer, ref: str) -> None:
+    reason = {"reason": "ClientJoinRateLimitReached: Too many joins per second"}
+    await peer.send("phx_reply", {"status": "error", "response": reason}, ref)
+
+
+async def ignore(peer: Peer, ref: str) -> None:
+    pass
+
+
+async def never_subscribed(peer: Peer, ref: str) -> None:
+    await peer.joined(ref)
+
+
+async def other_bindings(peer: Peer, ref: str) -> None:
+    peer.bindings = [{**b, "filter": "status=eq.other"} for b in peer.bindings]
+    await peer.joined(ref)
+
+
+async def garbage(peer: Peer, ref: str) -> None:
+    await peer.connection.send("no json")
+    await peer.connection.send(b"\x00\xff")
+    await accept(peer, ref)
+
+
+@pytest.mark.parametrize(
+    ("manners", "reason"),
+    [
+        (Manners(join=refuse), "Realtime says: InvalidJWTToken"),
+        (Manners(join=too_many_joins), "ClientJoinRateLimitReached"),
+        (Manners(join=ignore), "the join is unanswered"),
+        (Manners(join=never_subscribed), "does not say that it listens"),
+        (Manners(join=other_bindings), "mismatch between server and client bindings"),
+        (Manners(heartbeats=False), "a heartbeat is unanswered"),
+        (Manners(handshake=HTTPStatus.UNAUTHORIZED), "HTTP 401: check SUPABASE_SERVICE_ROLE_KEY"),
+        (Manners(handshake=HTTPStatus.TOO_MANY_REQUESTS), "HTTP 429"),
+        (Manners(handshake=HTTPStatus.SERVICE_UNAVAILABLE), "HTTP 503"),
+    ],
+)
+async def test_a_session_that_never_works_is_replaced_and_says_why(manners, reason):
+    async with realtime(manners) as server, listening(server.url) as ears:
+        if manners.heartbeats is False:
+            await ears.ready()
+        await works(server, ears)
+        assert [(state, reason in str(why)) for state, why in ears.troubles if why] == [
+            ("down", True),
+            ("down", True),
+        ]
+
+
+async def test_frames_that_nobody_understands_are_passed_over():
+    async with realtime(Manners(join=garbage)) as server, listening(server.url) as ears:
+        await works(server, ears)
+        assert ears.bell.sessions == 1
+
+
+async def test_a_server_that_is_away_for_many_attempts_is_found_again():
+    """The library alone gives up for good after its fifth attempt."""
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        await server.peer()
+        await server.stop()
+        await until(lambda: ears.bell.rebuilds >= 12)
+        assert state_of(ears) == "down"
+        assert ears.bell.reason is not None
+        await server.start()
+        await works(server, ears)
+
+
+async def test_a_socket_is_renewed_when_its_time_is_over_without_any_alarm():
+    short = Timings(join=1, check=0.02, recycle=0.1)
+    async with realtime() as server, listening(server.url, timings=short) as ears:
+        first = await server.peer()
+        for _ in range(3):
+            await ears.ready()
+            assert state_of(ears) == "ready"
+        assert ears.bell.rebuilds == 0
+        async with asyncio.timeout(5):
+            await first.ended.wait()
+
+
+async def test_a_reading_task_that_has_died_is_noticed():
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        await server.peer()
+        session = ears.bell._session
+        assert session is not None
+        reader = session._client._listen_task
+        assert reader is not None
+        reader.cancel()
+        await works(server, ears)
+        assert ears.troubles[-2][1] == ears.troubles[-1][1] == "the reading task has ended"
+
+
+async def test_heartbeats_of_ours_are_answered_and_keep_the_session():
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        peer = await server.peer()
+        await until(lambda: peer.heartbeats > 4)
+        assert ears.bell.sessions == 1
+
+
+async def test_rows_that_the_sweep_finds_again_and_again_replace_a_deaf_session():
+    """After a restart of Postgres, or beyond the rate limit, all looks well and nothing comes."""
+    async with realtime() as server, listening(server.url) as ears:
+        await ears.ready()
+        peer = await server.peer()
+        for _ in range(2):
+            ears.bell.missed()
+        await peer.change("INSERT", {"id": "a"})
+        await ears.ring()
+        for _ in range(2):
+            ears.bell.missed()
+        seen = peer.heartbeats
+        await until(lambda: peer.heartbeats > seen + 1)
+        assert ears.bell.sessions == 1, "an event in between shows that it is not deaf"
+        ears.bell.missed()
+        await works(server, ears)
+        assert ears.bell.misses == 5
+
+
+async def test_a_row_from_before_the_doorbell_was_ready_is_no_miss():
+    async with realtime() as server, listening(server.url) as ears:
+        for _ in range(5):
+            ears.bell.missed()
+        await ears.ready()
+        for _ in range(5):
+            ears.bell.missed(age=60)
+        assert ears.bell.misses == 0
+
+
+async def test_failures_in_a_row_are_further_and_further_apart():
+    bell = silent("http://127.0.0.1:9", pace=Pace(first=1, longest=10)).bell
+    bell._jitter = lambda: 1.0
+    lost = Ending(reason="lost")
+    assert [bell._delay(lost) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
+    assert bell._delay(Ending(reason="lost", ready_seconds=61)) == 1
+    assert bell._delay(Ending(reason="ChannelRateLimitReached: x")) == 30
+    bell._jitter = lambda: 0.0
+    assert bell._delay(Ending(reason="lost", ready_seconds=61)) == 0.5
+
+
+@pytest.mark.parametrize("url", ["", "x.supabase.co", "ftp://x.supabase.co", "https://"])
+def test_an_address_that_is_no_project_is_refused_at_start(url):
+    with pytest.raises(ValueError, match="Supabase URL"):
+        RealtimeDoorbell(url=url, key=KEY, on_ring=print, on_ready=print)
+
+
+async def test_the_key_goes_to_the_server_and_into_no_log(caplog, capsys):
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("websockets.client").setLevel(logging.NOTSET)
+    secret = {"id": "a", "prompt": "ROWDATA"}
+
+    async def unreadable(peer: Peer, ref: str) -> None:
+        await accept(peer, ref)
+        await peer.send("postgres_changes", {"ids": [1], "data": {"record": secret}})
+        await peer.change("INSERT", secret)
+
+    async def echo_key(peer: Peer, ref: str) -> None:
+        reason = {"reason": f"InvalidJWTToken: {peer.token}"}
+        await peer.send("phx_reply", {"status": "error", "response": reason}, ref)
+
+    first, second = Manners(join=unreadable), Manners(join=echo_key)
+    async with realtime(first, second) as server, listening(server.url) as ears:
+        await ears.ring()
+        peer = await server.peer()
+        assert peer.token == KEY
+        assert server.paths[0] == f"/realtime/v1/websocket?apikey={KEY}&vsn=1.0.0"
+        peer.drop()
+        await ears.ready()
+        await ears.ready()
+    client_logs = [r.getMessage() for r in caplog.records if not r.name.startswith("websockets.s")]
+    printed = capsys.readouterr()
+    everything = "\n".join([*client_logs, printed.out, printed.err])
+    assert "InvalidJWTToken" in everything, "what happened is told"
+    assert KEY not in everything
+    assert "ROWDATA" not in everything
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["insert_update_delete", "identity_full", "subscribed_twice"],
+)
+async def test_the_frames_of_a_real_server_ring_once_for_each_row(name):
+    recording = Recording.load(name)
+    manners = Manners(join=recording.play)
+    async with realtime(manners) as server, listening(server.url) as ears:
+        await ears.ready()
+        inserts, deletes = recording.changes("INSERT"), recording.changes("DELETE")
+        rings = [await ears.ring() for _ in range(len(inserts) + len(deletes))]
+        assert [r.job_id for r in rings if r.kind is RingKind.INSERT] == inserts
+        assert [r.job_id for r in rings if r.kind is RingKind.DELETE] == deletes
+        assert ears.rings.empty()
+        assert ears.readies.qsize() == (1 if name == "subscribed_twice" else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("join_refused", "UnableToConnectToProject"),
+        ("table_not_published", "Please check Realtime is enabled"),
+        ("token_expires_while_joined", "Token has expired"),
+        ("server_restarted", "1012"),
+        ("server_killed", "no close frame received or sent"),
+        ("closed_for_silence", "1000"),
+    ],
+)
+async def test_a_session_that_a_real_server_ended_is_replaced(name, reason):
+    recording = Recording.load(name)
+    async with realtime(Manners(join=recording.play)) as server, listening(server.url) as ears:
+        await until(lambda: ears.bell.rebuilds == 1)
+        for job_id in recording.changes("INSERT"):
+            assert (await ears.ring()).job_id == job_id
+        await until(lambda: ears.bell.sessions == 2 and state_of(ears) == "ready")
+    assert reason in str(ears.troubles)
+
+
+async def test_without_the_right_to_read_the_rows_nothing_rings_and_misses_are_noticed():
+    recording = Recording.load("no_select_grant")
+    async with realtime(Manners(join=recording.play)) as server, listening(server.url) as ears:
+        await ears.ready()
+        assert json.dumps(recording.lines).count("Error 401") > 1
+        for _ in range(3):
+            ears.bell.missed()
+        await works(server, ears)

@@ -1,1 +1,0 @@
-"""All IO with the outside; vendors' errors become ours here."""

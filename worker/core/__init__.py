@@ -1,1 +1,0 @@
-"""Pure decisions: no IO, no clock, no environment, only the standard library."""

@@ -1,0 +1,1 @@
+"""Inputs: fetched, decoded, checked, and handed on to the GPU."""

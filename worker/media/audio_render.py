@@ -1,0 +1,96 @@
+"""Renders the sound that belongs to a video: lossless, and exactly as long as its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from worker.media.audio import PacketReader, opened_audio
+from worker.media.threads import Stopped, never
+from worker.plan.media_facts import AudioFacts
+
+_HIGHEST_RATE = 48_000
+_LOWEST_RATE = 8_000
+_BYTES = 2
+_STEP = 4096
+
+
+def render_audio(
+    file: BinaryIO,
+    facts: AudioFacts,
+    *,
+    seconds: Fraction,
+    into: BinaryIO,
+    stopped: Stopped = never,
+) -> None:
+    """Write a FLAC of exactly `seconds`, cut or followed by silence, its voice in channel 0."""
+    rate = _rate(facts.sample_rate)
+    wanted = seconds * rate
+    if wanted.denominator != 1:
+        raise ValueError("the length is no whole number of samples")
+    mono = facts.channels == 1 or facts.voice_channel is not None
+    layout = "mono" if mono else "stereo"
+    with av.open(into, mode="w", format="flac") as output:
+        stream = output.add_stream("flac", rate=rate, layout=layout)
+        position = 0
+        for planes in _exactly(_planes(file, facts, rate, layout, stopped), int(wanted), mono):
+            frame = AudioFrame(format="s16p", layout=layout, samples=len(planes[0]) // _BYTES)
+            frame.sample_rate = rate
+            frame.time_base = Fraction(1, rate)
+            frame.pts = position
+            for plane, data in zip(frame.planes, planes, strict=True):
+                plane.update(data.ljust(plane.buffer_size, b"\0"))
+            position += frame.samples
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    into.seek(0)
+
+
+def _rate(source: int) -> int:
+    """The source's own rate if a video frame is a whole number of its samples."""
+    fits = source % 25 == 0 and _LOWEST_RATE <= source <= _HIGHEST_RATE
+    return source if fits else _HIGHEST_RATE
+
+
+def _planes(
+    file: BinaryIO, facts: AudioFacts, rate: int, layout: str, stopped: Stopped
+) -> Iterator[list[bytes]]:
+    """The decoded samples, 16 bit, one piece of bytes for each channel of the result."""
+    with opened_audio(file) as (container, stream):
+        resampler: AudioResampler | None = None
+        for frame in PacketReader(container, stream, stopped=stopped).frames():
+            if resampler is None:
+                # One channel is picked, not mixed: the silent ones would only halve its level.
+                mixed = layout if facts.voice_channel is None else frame.layout.name
+                resampler = AudioResampler(format="s16p", layout=mixed, rate=rate)
+            yield from _split(resampler.resample(frame), facts.voice_channel)
+        if resampler is not None:
+            yield from _split(resampler.resample(None), facts.voice_channel)
+
+
+def _split(frames: list[AudioFrame], channel: int | None) -> Iterator[list[bytes]]:
+    for frame in frames:
+        size = frame.samples * _BYTES
+        planes = frame.planes if channel is None else (frame.planes[channel],)
+        if size:
+            yield [bytes(plane)[:size] for plane in planes]
+
+
+def _exactly(pieces: Iterator[list[bytes]], wanted: int, mono: bool) -> Iterator[list[bytes]]:
+    """Cut the pieces at `wanted` samples, or go on with silence up to there."""
+    left = wanted * _BYTES
+    for piece in pieces:
+        if left == 0:
+            return
+        cut = [plane[:left] for plane in piece]
+        left -= len(cut[0])
+        yield cut
+    while left:
+        size = min(left, _STEP * _BYTES)
+        left -= size
+        yield [bytes(size)] * (1 if mono else 2)

@@ -1,0 +1,216 @@
+"""Fetches one input from the web into a bounded file, from the very address that was checked."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import httpx
+
+from worker.jobs.errors import InputUnavailable, JobFailed
+from worker.media.addresses import (
+    Kind,
+    Resolver,
+    Target,
+    checked_addresses,
+    parse_target,
+    resolve,
+    show,
+)
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRY_AGAIN = frozenset({408, 425, 429})
+_MOST_ADDRESSES = 3
+_INFLATE_STEP = 256 * 1024
+_LONGEST_RETRY_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """How long a host may take, in seconds, and how often it may send us elsewhere."""
+
+    total_seconds: float = 120.0
+    connect_seconds: float = 10.0
+    idle_seconds: float = 20.0
+    max_redirects: int = 3
+
+
+class Fetcher:
+    """Fetches https addresses of public hosts, and of the hosts that the operator listed."""
+
+    def __init__(
+        self,
+        *,
+        allow_private_hosts: Collection[str] = (),
+        limits: FetchLimits | None = None,
+        resolver: Resolver = resolve,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._allowed = frozenset(allow_private_hosts)
+        self._limits = limits or FetchLimits()
+        self._resolver = resolver
+        self._tls = tls or httpx.create_ssl_context(trust_env=False)
+
+    async def fetch(self, url: str, *, kind: Kind, limit: int, into: BinaryIO) -> None:
+        """Write the body, which must stay below `limit` bytes; JobFailed or InputUnavailable."""
+        try:
+            async with asyncio.timeout(self._limits.total_seconds):
+                await self._follow(url, kind=kind, limit=limit, into=into)
+        except TimeoutError as error:
+            raise InputUnavailable(
+                f"{kind}_unreachable",
+                f"The {kind} did not arrive within {self._limits.total_seconds:g} s "
+                f"from {show(url)}.",
+                slow=True,
+            ) from error
+        finally:
+            into.seek(0)
+
+    async def _follow(self, url: str, *, kind: Kind, limit: int, into: BinaryIO) -> None:
+        for _ in range(self._limits.max_redirects + 1):
+            target = parse_target(url, kind=kind, allowed=self._allowed)
+            addresses = await checked_addresses(target, self._resolver, kind=kind)
+            location = await self._first_answer(target, addresses, kind, limit, into)
+            if location is None:
+                return
+            try:
+                url = str(target.url.join(location))
+            except (httpx.InvalidURL, ValueError) as error:
+                raise JobFailed(
+                    f"{kind}_unreachable", f"{target.shown} redirects to no valid address."
+                ) from error
+        raise JobFailed(
+            f"{kind}_unreachable",
+            f"{show(url)} was reached after more than {self._limits.max_redirects} redirects; "
+            "use the direct download link.",
+        )
+
+    async def _first_answer(
+        self, target: Target, addresses: list[str], kind: Kind, limit: int, into: BinaryIO
+    ) -> str | None:
+        failure: httpx.HTTPError | ssl.SSLError | None = None
+        for address in addresses[:_MOST_ADDRESSES]:
+            try:
+                return await self._hop(target, address, kind, limit, into)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = error
+            # httpx lets through a TLS error that comes after the handshake.
+            except (httpx.TransportError, ssl.SSLError) as error:
+                failure = error
+                break
+        if _has_cause(failure, ssl.SSLCertVerificationError):
+            raise JobFailed(
+                f"{kind}_unreachable", f"The certificate of {target.shown} is not valid."
+            ) from failure
+        raise InputUnavailable(
+            f"{kind}_unreachable", f"The connection to {target.shown} failed."
+        ) from failure
+
+    async def _hop(
+        self, target: Target, address: str, kind: Kind, limit: int, into: BinaryIO
+    ) -> str | None:
+        """Ask one address; the redirect's location, or None when the body was written."""
+        # A fresh client for each hop: httpx pools by address, and would answer for another
+        # host over a TLS connection that was verified for the first.
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, retries=0)
+        timeout = httpx.Timeout(self._limits.idle_seconds, connect=self._limits.connect_seconds)
+        async with (
+            httpx.AsyncClient(transport=transport, trust_env=False, timeout=timeout) as client,
+            client.stream(
+                "GET",
+                target.url.copy_with(host=address, fragment=None),
+                headers={
+                    "Host": target.url.netloc.decode("ascii"),
+                    "Accept": "*/*",
+                    "Accept-Encoding": "identity",
+                    "User-Agent": "talking-head-worker",
+                },
+                extensions={"sni_hostname": target.host},
+            ) as response,
+        ):
+            if response.status_code in _REDIRECTS and "location" in response.headers:
+                return response.headers["location"]
+            check_status(response, kind=kind, shown=target.shown)
+            await copy_body(response, kind=kind, limit=limit, into=into)
+            return None
+
+
+def _has_cause(error: BaseException | None, wanted: type[BaseException]) -> bool:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, wanted):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """The seconds that a host asks us to wait, within reason."""
+    text = response.headers.get("retry-after", "")
+    return min(float(text), _LONGEST_RETRY_SECONDS) if text.isascii() and text.isdigit() else None
+
+
+def check_status(response: httpx.Response, *, kind: Kind, shown: str) -> None:
+    """Raise unless the host answered with the whole file."""
+    status = response.status_code
+    if status == 200:
+        return
+    if status >= 500 or status in _TRY_AGAIN:
+        raise InputUnavailable(
+            f"{kind}_unreachable",
+            f"{shown} answered {status}.",
+            retry_in=retry_after(response),
+        )
+    hint = {
+        401: "it needs a login",
+        403: "it is private, or the link has expired",
+        404: "nothing is there",
+        410: "it was removed",
+    }.get(status, "a direct download link is needed")
+    raise JobFailed(f"{kind}_unreachable", f"The {kind} at {shown} answered {status}: {hint}.")
+
+
+async def copy_body(response: httpx.Response, *, kind: Kind, limit: int, into: BinaryIO) -> None:
+    """Stream a body into a file and stop as soon as it reaches `limit` bytes."""
+    claimed = response.headers.get("content-length", "")
+    if claimed.isascii() and claimed.isdigit() and int(claimed[:18]) >= limit:
+        raise _too_large(kind, limit)
+    into.seek(0)
+    into.truncate()
+    size = 0
+    async for chunk in _plain_chunks(response, kind=kind):
+        size += len(chunk)
+        if size >= limit:
+            raise _too_large(kind, limit)
+        into.write(chunk)
+
+
+async def _plain_chunks(response: httpx.Response, *, kind: Kind) -> AsyncIterator[bytes]:
+    """The body's bytes, unpacked in small steps if the host packs what we asked it not to."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding in ("", "identity"):
+        async for chunk in response.aiter_raw():
+            yield chunk
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise JobFailed(f"{kind}_unreadable", f"The host packs the {kind} as {encoding[:20]!r}.")
+    unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        async for chunk in response.aiter_raw():
+            pending = chunk
+            while pending and not unpack.eof:
+                yield unpack.decompress(pending, _INFLATE_STEP)
+                pending = unpack.unconsumed_tail
+    except zlib.error as error:
+        raise JobFailed(f"{kind}_unreadable", f"The {kind} arrived damaged.") from error
+
+
+def _too_large(kind: Kind, limit: int) -> JobFailed:
+    return JobFailed(
+        f"{kind}_too_large", f"The {kind} must be smaller than {limit / 1024 / 1024:g} MiB."
+    )

@@ -1,0 +1,206 @@
+"""Recognises an image by its bytes, tells its upright size, and renders it to an exact size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import pillow_heif
+from PIL import Image, ImageCms, ImageFilter, ImageOps
+
+from worker.jobs.errors import JobFailed, Notice, WorkerError
+from worker.media.threads import Stopped, WorkStopped, never, refuse_text
+from worker.plan.media_facts import ImageFacts
+
+Fit = Literal["cover", "contain", "blur"]
+Size = tuple[int, int]
+
+DEFAULT_MAX_PIXELS = 50_000_000
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+_ORIENTATION_TAG = 0x0112
+_TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FULL_SCALES = {"I": (255.0, 65_535.0), "F": (1.0, 255.0, 65_535.0)}
+_WHITE = (255, 255, 255)
+_BARS = (0, 0, 0)
+# A face sits above the middle of a portrait: cut more from below than from above.
+_CENTRE = (0.5, 0.35)
+
+
+@cache
+def _prepare_pillow() -> None:
+    pillow_heif.register_heif_opener()
+    # Our own limit is checked before any pixel is decoded; Pillow's is a warning, not a refusal.
+    Image.MAX_IMAGE_PIXELS = None
+
+
+@contextmanager
+def _opened(file: BinaryIO, *, max_pixels: int) -> Iterator[Image.Image]:
+    """Open by content and check the size; every fault of a decoder becomes `image_unreadable`."""
+    _prepare_pillow()
+    refuse_text(file, kind="image")
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise JobFailed(
+                    "image_too_large",
+                    f"The image has {width}x{height} pixels; at most {max_pixels:,} are accepted.",
+                )
+            yield image
+    except (WorkerError, WorkStopped):
+        raise
+    except Exception as error:
+        # Pillow's decoders raise whatever a damaged file drives them to.
+        raise JobFailed(
+            "image_unreadable", "The image is damaged or in no format that can be decoded."
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - damaged EXIF must not cost the picture
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def probe_image_file(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFacts:
+    """The facts of a local file, for the command line."""
+    with path.open("rb") as file:
+        return probe_image(file, max_pixels=max_pixels)
+
+
+def probe_image(
+    file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS, stopped: Stopped = never
+) -> ImageFacts:
+    """Decode an image once, small where the format allows; JobFailed when that does not work."""
+    with _opened(file, max_pixels=max_pixels) as image:
+        width, height = image.size
+        turn = _orientation(image)
+        if turn in _TURNED_SIDEWAYS:
+            width, height = height, width
+        if stopped():
+            raise WorkStopped
+        mode = image.mode
+        animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        # Reads the whole file, so that a broken upload shows, but makes an eighth of the pixels.
+        image.draft(mode, (1, 1))
+        image.load()
+        has_alpha = image.has_transparency_data
+        return ImageFacts(
+            width=width,
+            height=height,
+            format="JPEG" if image.format == "MPO" else str(image.format),
+            has_alpha=has_alpha,
+            animated=animated,
+            mode=mode,
+            warnings=_notices(has_alpha=has_alpha, animated=animated),
+        )
+
+
+def _notices(*, has_alpha: bool, animated: bool) -> tuple[Notice, ...]:
+    notices = []
+    if animated:
+        notices.append(
+            Notice("image_animated", "The image file holds several pictures; the first is meant.")
+        )
+    if has_alpha:
+        notices.append(
+            Notice("image_transparent", "The image has transparent parts, shown white at best.")
+        )
+    return tuple(notices)
+
+
+def render_image(
+    file: BinaryIO,
+    *,
+    size: Size,
+    fit: Fit,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    stopped: Stopped = never,
+) -> bytes:
+    """An upright sRGB JPEG of exactly `size`."""
+    with _opened(file, max_pixels=max_pixels) as image:
+        turn = _orientation(image)
+        if image.mode in ("RGB", "L", "YCbCr"):
+            width, height = size[::-1] if turn in _TURNED_SIDEWAYS else size
+            image.draft(image.mode, (width, height))
+        image.load()
+        if stopped():
+            raise WorkStopped
+        picture = _to_srgb(image)
+        if turn in _TURNS:
+            picture = picture.transpose(_TURNS[turn])
+        if stopped():
+            raise WorkStopped
+        out = io.BytesIO()
+        _fitted(picture, size, fit).save(out, "JPEG", quality=95, subsampling=0)
+        return out.getvalue()
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The first picture as 8-bit sRGB, transparent parts on white."""
+    profile = image.info.get("icc_profile")
+    if image.mode.startswith("I;16"):
+        picture = image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
+    elif image.mode in ("I", "F"):
+        picture = _from_deep_grey(image)
+    elif image.has_transparency_data:
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        picture = Image.new("RGB", layer.size, _WHITE)
+        picture.paste(layer, mask=layer.getchannel("A"))
+    elif image.mode in ("RGB", "L", "CMYK"):
+        picture = image
+    else:
+        picture = image.convert("RGB")
+    if isinstance(profile, bytes) and profile:
+        picture = _from_profile(picture, profile)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Grey of 32 bits or floats: its full scale is guessed from the brightest pixel."""
+    brightest = image.getextrema()[1]
+    top = float(brightest) if isinstance(brightest, int | float) else 255.0
+    full = next((scale for scale in _FULL_SCALES[image.mode] if top <= scale), top)
+    return image.convert("F").point(lambda value: value * (255 / full)).convert("L").convert("RGB")
+
+
+def _from_profile(picture: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(
+            picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        # A profile that does not fit its picture is ignored, as browsers do.
+        return picture
+    return picture if converted is None else converted
+
+
+def _fitted(picture: Image.Image, size: Size, fit: Fit) -> Image.Image:
+    resample = Image.Resampling.LANCZOS
+    if fit == "cover":
+        return ImageOps.fit(picture, size, resample, centering=_CENTRE)
+    inside = ImageOps.contain(picture, size, resample)
+    if fit == "contain":
+        ground = Image.new("RGB", size, _BARS)
+    else:
+        small = ImageOps.fit(picture, (max(size[0] // 8, 1), max(size[1] // 8, 1)), resample)
+        soft = small.filter(ImageFilter.GaussianBlur(4))
+        ground = soft.resize(size, Image.Resampling.BICUBIC)
+    ground.paste(inside, ((size[0] - inside.width) // 2, (size[1] - inside.height) // 2))
+    return ground

@@ -1,0 +1,220 @@
+"""Supabase Storage over its REST interface: read private inputs, keep prepared ones."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import httpx
+
+from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable
+from worker.media.addresses import Kind
+from worker.media.fetch import copy_body, retry_after
+
+SCHEME = "storage://"
+# The characters that Supabase Storage accepts in an object's name.
+_NAME = re.compile(r"[A-Za-z0-9_/!.\-*'() &$@=;:+,?]{1,1024}")
+_BUCKET = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectName:
+    """One object of Storage."""
+
+    bucket: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.path}"
+
+    @property
+    def quoted(self) -> str:
+        """The name as it stands in an address: each segment escaped by itself."""
+        return "/".join(quote(part, safe="") for part in (self.bucket, *self.path.split("/")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """An entry of a listing; a folder has no time."""
+
+    path: str
+    created_at: datetime | None
+
+
+def parse_storage_url(
+    url: str, *, kind: Kind, buckets: Collection[str], user_id: str | None
+) -> ObjectName:
+    """Read `storage://bucket/path` and refuse what the row's user may not read."""
+    bucket, _, path = url.removeprefix(SCHEME).partition("/")
+    segments = path.split("/")
+    if not _BUCKET.fullmatch(bucket) or not _NAME.fullmatch(path) or bucket.strip(".") == "":
+        raise _forbidden(kind, "write storage://bucket/path with the object's name as it is stored")
+    if any(segment.strip() in ("", ".", "..") for segment in segments):
+        raise _forbidden(kind, "its path has an empty or a dotted part")
+    if bucket not in buckets:
+        raise _forbidden(kind, f"bucket {bucket} is not open for inputs")
+    if user_id is not None and (segments[0] != user_id.lower() or len(segments) < 2):
+        raise _forbidden(kind, "it is not in the folder named after your user id")
+    return ObjectName(bucket=bucket, path=path)
+
+
+def _forbidden(kind: Kind, why: str) -> JobFailed:
+    return JobFailed("input_forbidden", f"The {kind} may not be read: {why}.")
+
+
+class StorageApi:
+    """The few calls that the worker makes, with the service key."""
+
+    def __init__(self, *, url: str, key: str, client: httpx.AsyncClient) -> None:
+        self._base = url.rstrip("/") + "/storage/v1"
+        self._headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+        self._client = client
+
+    async def download(
+        self, name: ObjectName, *, kind: Kind, limit: int, into: BinaryIO, seconds: float
+    ) -> None:
+        """Stream an object below `limit` bytes into a file; JobFailed or InputUnavailable."""
+        url = f"{self._base}/object/{name.quoted}"
+        headers = {**self._headers, "Accept-Encoding": "identity"}
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._client.stream("GET", url, headers=headers) as response,
+            ):
+                if response.status_code != 200:
+                    await _refuse_download(response, kind=kind, name=name)
+                await copy_body(response, kind=kind, limit=limit, into=into)
+        except (httpx.TransportError, ssl.SSLError, TimeoutError) as error:
+            raise InputUnavailable(
+                f"{kind}_unreachable", f"Supabase Storage did not deliver the {kind}."
+            ) from error
+        finally:
+            into.seek(0)
+
+    async def sign(self, name: ObjectName, *, seconds: int, kind: Kind) -> str:
+        """An address that reads this object without a key for so many seconds; keep it secret."""
+        response = await self._call(
+            "POST", f"object/sign/{name.quoted}", json={"expiresIn": max(seconds, 1)}
+        )
+        if response.status_code != 200:
+            await _refuse_download(response, kind=kind, name=name)
+        signed = _json(response).get("signedURL")
+        if not isinstance(signed, str) or not signed.startswith("/"):
+            raise StoreUnavailable("Supabase Storage answered without a signed address.")
+        return self._base + signed
+
+    async def upload(self, name: ObjectName, data: bytes | BinaryIO, *, content_type: str) -> None:
+        """Store an object, in place of one with the same name."""
+        response = await self._call(
+            "POST",
+            f"object/{name.quoted}",
+            content=data if isinstance(data, bytes) else data.read(),
+            headers={"Content-Type": content_type, "x-upsert": "true"},
+        )
+        if response.status_code != 200:
+            raise StoreUnavailable(
+                f"Supabase Storage did not take an object for bucket {name.bucket}: "
+                f"{_reason(response)}."
+            )
+
+    async def delete(self, bucket: str, paths: Sequence[str]) -> None:
+        """Delete objects; those that are not there are no fault."""
+        for start in range(0, len(paths), _PAGE):
+            response = await self._call(
+                "DELETE",
+                f"object/{quote(bucket, safe='')}",
+                json={"prefixes": paths[start : start + _PAGE]},
+            )
+            if response.status_code != 200:
+                raise StoreUnavailable(
+                    f"Supabase Storage did not delete from bucket {bucket}: {_reason(response)}."
+                )
+
+    async def list_folder(self, bucket: str, folder: str) -> list[StoredObject]:
+        """Everything directly in a folder, subfolders included (they have no time)."""
+        entries: list[StoredObject] = []
+        while True:
+            response = await self._call(
+                "POST",
+                f"object/list/{quote(bucket, safe='')}",
+                json={
+                    "prefix": folder,
+                    "limit": _PAGE,
+                    "offset": len(entries),
+                    "sortBy": {"column": "name", "order": "asc"},
+                },
+            )
+            page = response.json() if response.status_code == 200 else None
+            if not isinstance(page, list):
+                raise StoreUnavailable(
+                    f"Supabase Storage did not list bucket {bucket}: {_reason(response)}."
+                )
+            entries.extend(_entry(folder, item) for item in page)
+            if len(page) < _PAGE:
+                return entries
+
+    async def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        headers = {**self._headers, **kwargs.pop("headers", {})}
+        try:
+            response = await self._client.request(
+                method, f"{self._base}/{path}", headers=headers, **kwargs
+            )
+        except (httpx.TransportError, ssl.SSLError) as error:
+            raise StoreUnavailable("Supabase Storage does not answer.") from error
+        if response.status_code >= 500 or response.status_code == 429:
+            raise StoreUnavailable(
+                f"Supabase Storage answered {response.status_code}.",
+                retry_in=retry_after(response),
+            )
+        return response
+
+
+def _json(response: httpx.Response) -> Mapping[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _status(response: httpx.Response) -> int:
+    """The status that is meant: Storage sends its own in the body of an HTTP 400."""
+    stated = str(_json(response).get("statusCode", ""))
+    return int(stated) if stated.isascii() and stated.isdigit() else response.status_code
+
+
+def _reason(response: httpx.Response) -> str:
+    message = str(_json(response).get("message", ""))[:200]
+    return f"{_status(response)} {message}".strip()
+
+
+async def _refuse_download(response: httpx.Response, *, kind: Kind, name: ObjectName) -> None:
+    await response.aread()
+    status = _status(response)
+    if status == 404:
+        raise JobFailed(f"{kind}_unreachable", f"Storage holds no object {name}.")
+    if status >= 500 or status in (401, 403, 429):
+        raise InputUnavailable(
+            f"{kind}_unreachable",
+            f"Supabase Storage answered {status} for the {kind}.",
+            retry_in=retry_after(response),
+        )
+    raise JobFailed(
+        f"{kind}_unreachable", f"Supabase Storage refused the {kind}: {_reason(response)}."
+    )
+
+
+def _entry(folder: str, item: Mapping[str, Any]) -> StoredObject:
+    created = item.get("created_at")
+    try:
+        when = datetime.fromisoformat(str(created)) if created else None
+    except ValueError:
+        when = None
+    return StoredObject(path=f"{folder}/{item.get('name', '')}".lstrip("/"), created_at=when)

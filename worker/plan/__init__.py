@@ -1,0 +1,1 @@
+"""From sound, picture and options to frames, size, time and cost. Pure."""

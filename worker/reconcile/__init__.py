@@ -1,0 +1,1 @@
+"""Makes rows agree with runs: poll, decide, write, act."""

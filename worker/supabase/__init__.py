@@ -1,0 +1,1 @@
+"""Supabase over REST and Realtime: the table, its changes, and Storage."""

@@ -1,0 +1,204 @@
+"""The table: every name of a Supabase function or table that the worker uses, and its errors."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+from postgrest import APIError
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from worker.jobs.change import Change
+from worker.jobs.errors import StoreRefused, StoreUnavailable
+from worker.jobs.job import Case, Job
+from worker.ports import Beginning, ClaimEnding, ClaimLimits, Recorded, Written
+
+# SQLSTATE classes by which the database refuses one write for what it says, not for how it is.
+_REFUSALS = ("P0001", "22", "23")
+TIMEOUT = httpx.Timeout(15, connect=5)
+
+
+class SupabaseStore:
+    """video_jobs through PostgREST; `owner` is this process's random name on its leases."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        owner: str,
+        lease_seconds: float,
+        poll_seconds: float,
+        endpoint_id: str,
+    ) -> None:
+        self._client = client
+        self._owner = owner
+        self._lease = lease_seconds
+        self._poll = poll_seconds
+        self._endpoint_id = endpoint_id
+
+    async def claim(
+        self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
+    ) -> list[Job]:
+        """Take up to `want` rows for a lease; ours that are not in `holding` go back first."""
+        rows = await self._rows(
+            "claim_video_jobs_v1",
+            p_owner=self._owner,
+            p_want=want,
+            p_lease_seconds=self._lease,
+            p_endpoint_id=self._endpoint_id,
+            p_max_in_flight=limits.max_in_flight,
+            p_max_queued_runs=limits.max_queued_runs,
+            p_max_in_flight_per_user=limits.max_in_flight_per_user,
+            p_max_submissions_per_user_per_day=limits.max_submissions_per_user_per_day,
+            p_holding=list(holding),
+        )
+        return [Job.from_row(row) for row in rows]
+
+    async def recover(self) -> list[Job]:
+        """Make rows with an expired lease claimable again; returns those rows."""
+        return [Job.from_row(row) for row in await self._rows("recover_video_jobs_v1")]
+
+    async def renew(self, job_ids: Sequence[str]) -> list[Job]:
+        """Renew leases; a row that is missing from the answer is lost."""
+        rows = await self._rows(
+            "renew_video_job_leases_v1",
+            p_owner=self._owner,
+            p_job_ids=list(job_ids),
+            p_lease_seconds=self._lease,
+        )
+        return [Job.from_row(row) for row in rows]
+
+    async def begin(self, job: Job, beginning: Beginning) -> Job | None:
+        """Commit a submission before its POST; None when the claim is lost or no longer wanted."""
+        rows = await self._rows(
+            "begin_video_job_submission_v1",
+            p_job_id=job.id,
+            p_attempt=job.attempt,
+            p_owner=self._owner,
+            p_lease_seconds=self._lease,
+            p_max_submissions=beginning.max_submissions,
+            p_endpoint_id=beginning.endpoint_id,
+            p_ttl_seconds=beginning.ttl_seconds,
+            p_template_hash=beginning.template_hash,
+            p_plan=dict(beginning.plan),
+            p_columns=dict(beginning.columns),
+            p_input_objects=list(beginning.input_objects),
+        )
+        return Job.from_row(rows[0]) if rows else None
+
+    async def record(self, job_id: str, attempt: int, run_id: str) -> Recorded | None:
+        """Record RunPod's id, from its answer or a webhook; None without such a submission."""
+        rows = await self._rows(
+            "record_video_job_submission_v1",
+            p_job_id=job_id,
+            p_attempt=attempt,
+            p_runpod_job_id=run_id,
+        )
+        if not rows:
+            return None
+        return Recorded(wanted=rows[0]["wanted"], case=Case.from_json(job_id, rows[0]["case"]))
+
+    async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None:
+        """Give a row back, fail it, or leave it waiting for its POST; None if it was not ours."""
+        rows = await self._rows(
+            "end_video_job_claim_v1",
+            p_job_id=job.id,
+            p_attempt=job.attempt,
+            p_owner=self._owner,
+            p_status=ending.status,
+            p_phase=ending.phase,
+            p_phase_detail=ending.phase_detail,
+            p_retry_seconds=ending.retry_seconds,
+            p_submission=ending.submission,
+            p_raw_error=ending.raw_error,
+            p_error_code=ending.error_code,
+            p_error_message=ending.error_message,
+            p_columns=dict(ending.columns),
+        )
+        return Job.from_row(rows[0]) if rows else None
+
+    async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
+        """Cases with submissions to look at now; `everything_after`: all, in pages by job id."""
+        rows = await self._rows(
+            "take_due_video_job_submissions_v1",
+            p_want=want,
+            p_poll_seconds=self._poll,
+            p_all=everything_after is not None,
+            p_after=everything_after or None,
+        )
+        return [Case.from_json(row["job_id"], row) for row in rows]
+
+    async def case(self, job_id: str) -> Case | None:
+        """One job with its submissions; None when neither exists."""
+        rows = await self._rows("get_video_job_case_v1", p_job_id=job_id)
+        return Case.from_json(job_id, rows[0]) if rows else None
+
+    async def write(self, changes: Sequence[Change]) -> list[Written]:
+        """Write decisions, each only if its case is unchanged; all in one transaction."""
+        rows = await self._rows(
+            "write_video_job_changes_v1", p_changes=[change.as_json() for change in changes]
+        )
+        return [
+            Written(
+                job_id=row["job_id"],
+                took=row["took"],
+                case=Case.from_json(row["job_id"], row["case"]),
+            )
+            for row in rows
+        ]
+
+    async def refresh_queue(self, places: int) -> int:
+        """Write the first places of the line into queue_position; returns how many rows changed."""
+        return int(await self._call("refresh_video_job_queue_v1", p_places=places))
+
+    async def count(self) -> dict[str, tuple[int, float]]:
+        """Rows that have not ended and the oldest one's age in seconds, by status."""
+        rows = await self._rows("count_video_jobs_v1")
+        return {row["status"]: (row["jobs"], row["oldest_seconds"]) for row in rows}
+
+    async def prune(self, keep_days: int) -> None:
+        """Forget old timeline entries and the ended submissions of deleted jobs."""
+        await self._call("prune_video_job_history_v1", p_keep_days=keep_days)
+
+    async def _rows(self, function: str, **arguments: object) -> list[Any]:
+        data = await self._call(function, **arguments)
+        # A proxy's page with status 200 comes as its text.
+        if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+            raise StoreUnavailable("Supabase's answer does not come from the database.")
+        return data
+
+    async def _call(self, function: str, **arguments: object) -> Any:
+        try:
+            answer = await self._client.rpc(function, dict(arguments)).execute()
+        except APIError as error:
+            raise translated(error) from error
+        # httpx lets through a TLS error that comes after the handshake.
+        except (httpx.HTTPError, ssl.SSLError) as error:
+            raise StoreUnavailable(f"Supabase does not answer ({type(error).__name__}).") from error
+        return answer.data
+
+
+def translated(error: APIError) -> StoreRefused | StoreUnavailable:
+    """Ours for PostgREST's: what the data is refused for, or that Supabase cannot be used now."""
+    code = str(error.code or "")
+    said = " ".join(str(error.message or "").split())[:300]
+    if code.startswith(_REFUSALS):
+        return StoreRefused(f"{said} ({code})")
+    if code in ("PGRST202", "42883", "42P01", "PGRST205"):
+        said = f"The tables or functions are missing; run the migrations. {said}"
+    keys = ("401", "PGRST301", "PGRST302", "PGRST303", "42501")
+    # The platform refuses a key before PostgREST sees it, and then without a code.
+    if code in keys or said.startswith(("Invalid API key", "No API key")):
+        said = f"The service key is not accepted; check SUPABASE_SERVICE_ROLE_KEY. {said}"
+    return StoreUnavailable(f"Supabase answered {code or 'an error'}: {said}")
+
+
+async def connect(
+    url: str, key: str, http: httpx.AsyncClient, *, headers: Mapping[str, str] | None = None
+) -> AsyncClient:
+    """The official client over our own httpx client (whose timeouts and limits then hold)."""
+    options = AsyncClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
+    options.headers.update(headers or {})
+    return await acreate_client(url, key, options)
