@@ -7,51 +7,57 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+TOOLS := $(VENV)-lock/.tools $(VENV)-audit/.tools
+PIP := -m pip --disable-pip-version-check -qq
 SEED ?= 1
 MINUTES ?= 5
 IMAGE ?=
 AUDIO ?=
 ARGS ?=
 WORKERS ?= 3
-PIP_AUDIT := 2.10.1
 
 .PHONY: help
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# An empty virtual environment in the target's folder.
+define environment
+python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	if command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'; then \
+		python=$$name; break; fi; done; \
+if [ -z "$$python" ]; then echo "Python 3.11, 3.12, 3.13 or 3.14 is needed: install one and run make again." >&2; exit 1; fi; \
+if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
+	version=$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing $$version-venv, which Debian ships apart from Python."; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$version-venv >/dev/null; \
+	else \
+		echo "Python's venv module is missing: run 'sudo apt-get install python3-venv' and run make again." >&2; exit 1; \
+	fi; \
+fi; \
+$$python -m venv --clear $(@D)
+endef
 
 .PHONY: setup
 setup: $(STAMP) ## Install everything into .venv (again only when the pins change)
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
-	python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
-		if command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-			python=$$name; break; fi; done; \
-	if [ -z "$$python" ]; then echo "Python 3.11 or newer is needed: install it and run make again." >&2; exit 1; fi; \
-	if ! $$python -c 'import ensurepip, venv' 2>/dev/null; then \
-		version=$$($$python -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
-		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			echo "Installing $$version-venv, which Debian ships apart from Python."; \
-			apt-get update -qq; \
-			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$version-venv >/dev/null; \
-		else \
-			echo "Python's venv module is missing: run 'sudo apt-get install python3-venv' and run make again." >&2; exit 1; \
-		fi; \
-	fi; \
-	echo "Installing the pinned packages into $(VENV) (about 200 MB, once)."; \
-	$$python -m venv --clear $(VENV)
-	@$(PIP) install --no-deps --require-hashes --only-binary=:all: -r requirements-dev.lock
-	@$(PIP) install --no-build-isolation --no-deps --editable .
+	echo "Installing the pinned packages into $(@D) (about 200 MB, once)."; \
+	$(environment)
+	@$(BIN)/python $(PIP) install --no-deps --require-hashes --only-binary=:all: -r requirements-dev.lock
+	@$(BIN)/python $(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-UV_COMPILE := $(VENV)-lock/bin/uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --quiet $(ARGS)
+$(VENV)-lock/.tools: PACKAGES := packaging==26.3 uv==0.13.9
+$(VENV)-audit/.tools: PACKAGES := pip-audit==2.10.1
+$(TOOLS): Makefile
+	@$(environment); $(@D)/bin/python $(PIP) install --only-binary=:all: $(PACKAGES); touch $@
 
 .PHONY: lock
-lock: ## Resolve the pins anew after a change in pyproject.toml (ARGS=--upgrade takes newer versions)
-	@test -x $(VENV)-lock/bin/uv || { python3 -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install -q uv; }
-	@$(UV_COMPILE) --output-file requirements.lock
-	@$(UV_COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+lock: $(VENV)-lock/.tools ## Resolve the pins anew after a change in pyproject.toml (ARGS=--upgrade takes newer versions)
+	@$(<D)/bin/python -m tests.packaging.lock $(ARGS)
 
 .PHONY: demo
 demo: $(STAMP) ## One job from the row to the MP4 on this machine (IMAGE=... AUDIO=... for your own files)
@@ -89,10 +95,9 @@ bench: $(STAMP) ## Run every benchmark
 	@for file in benchmarks/[a-z]*.py; do name=$${file##*/}; $(BIN)/python -m benchmarks.$${name%.py}; done
 
 .PHONY: audit
-audit: ## Look up known vulnerabilities of the pinned packages (asks PyPI)
-	@test -x $(VENV)-audit/bin/pip-audit || { python3 -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install -qq pip-audit==$(PIP_AUDIT); }
-	@for lock in requirements.lock requirements-dev.lock; do echo "$$lock"; \
-		$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r $$lock \
+audit: $(VENV)-audit/.tools ## Look up known vulnerabilities of the pinned packages (asks PyPI)
+	@for lock in requirements*.lock; do echo "$$lock"; \
+		$(<D)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r $$lock \
 		|| { echo "Either a package above is vulnerable, or PyPI's advisories cannot be reached from here: then nothing was audited." >&2; exit 1; }; done
 
 .PHONY: docker
