@@ -5,7 +5,8 @@ RUN python3 -m venv --without-pip /opt/venv
 COPY requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/venv/bin/python --disable-pip-version-check install \
-        --no-deps --only-binary=:all: --require-hashes --requirement requirements.lock
+        --no-deps --only-binary=:all: --require-hashes --requirement requirements.lock \
+    && python3 -m pip --python /opt/venv/bin/python check
 # The same layout as in the wheel: the package with its data files inside.
 COPY worker /app/worker
 COPY sql /app/worker/_data/sql

@@ -7,6 +7,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Copies of the lock files that were installed, in the environments that they were installed into.
+INSTALLED := $(VENV)/.lock $(VENV)-endpoint/.lock
 TOOLS := $(VENV)-lock/.tools $(VENV)-audit/.tools
 PIP := -m pip --disable-pip-version-check -qq
 SEED ?= 1
@@ -42,12 +44,22 @@ endef
 .PHONY: setup
 setup: $(STAMP) ## Install everything into .venv (again only when the pins change)
 
-$(STAMP): requirements-dev.lock pyproject.toml
-	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
-	echo "Installing the pinned packages into $(@D) (about 200 MB, once)."; \
-	$(environment)
-	@$(BIN)/python $(PIP) install --no-deps --require-hashes --only-binary=:all: -r requirements-dev.lock
+$(VENV)/.lock: requirements-dev.lock
+$(VENV)-endpoint/.lock: requirements-endpoint.lock
+# A lock file is complete, so nothing is resolved (--no-deps): no later release can change an install.
+$(INSTALLED):
+	@if cmp -s $< $@ && $(@D)/bin/python -m pip --version >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	echo "Installing the pinned packages into $(@D) (once)."; \
+	$(environment); \
+	$(@D)/bin/python $(PIP) install --no-deps --require-hashes --only-binary=:all: -r $< \
+		|| { echo "$< could not be installed. Its first lines say for which machines it is." >&2; exit 1; }; \
+	cp $< $@
+
+$(STAMP): $(INSTALLED) pyproject.toml
 	@$(BIN)/python $(PIP) install --no-build-isolation --no-deps --editable .
+	@for folder in $(VENV) $(VENV)-endpoint; do \
+		report=$$($$folder/bin/python -m pip --disable-pip-version-check check 2>&1) \
+		|| { echo "The packages in $$folder do not fit together:" >&2; echo "$$report" >&2; exit 1; }; done
 	@touch $@
 
 $(VENV)-lock/.tools: PACKAGES := packaging==26.3 uv==0.13.9

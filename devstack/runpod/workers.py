@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# `make setup` installs the SDK beside our own environment, so that none of its packages is in ours.
+INTERPRETER = Path(f"{sys.prefix}-endpoint", "bin", "python")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,8 @@ class Workers:
 
     def start(self, count: int) -> None:
         """Start the workers."""
+        if count and not INTERPRETER.exists():
+            raise RuntimeError(f"{INTERPRETER} is missing: run `make setup`")
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._keep_one()) for _ in range(count)]
 
@@ -79,7 +83,7 @@ class Workers:
         home.mkdir(parents=True, exist_ok=True)
         with (self._data_dir / "workers" / f"{worker_id}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "devstack.handler"],
+                [str(INTERPRETER), "-m", "devstack.handler"],
                 cwd=home,
                 env=self._environment(worker_id),
                 stdin=subprocess.DEVNULL,

@@ -29,6 +29,7 @@ LOCKS = {
     "requirements-dev.lock": [
         *["pyproject.toml", "--group", "dev", "--constraint", "requirements.lock"]
     ],
+    "requirements-endpoint.lock": ["--group", "endpoint"],
 }
 PYTHONS = [(3, 11), (3, 12), (3, 13), (3, 14)]
 GLIBC_MINOR = 36  # Debian 12
