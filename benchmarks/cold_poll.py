@@ -17,8 +17,8 @@ from devstack.runpod.runs import Request
 from tests.world import World, running
 
 JOB = """
-insert into public.video_jobs (id, image_url, audio_url, status, phase, attempt, submissions,
-  runpod_job_id, started_at) values (%s, %s, %s, 'submitted', 'waiting_gpu', 1, 1, %s, now())
+insert into public.video_jobs (id, image_url, audio_url, status, phase, attempt,
+  runpod_job_id, started_at) values (%s, %s, %s, 'submitted', 'waiting_gpu', 1, %s, now())
 """
 SUBMISSION = """
 insert into public.video_job_attempts (job_id, attempt, try_number, endpoint_id, runpod_job_id,

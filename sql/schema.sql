@@ -1,116 +1,22 @@
 -- What the migrations add up to, for reading; written by `make schema`.
 
-CREATE TABLE public.video_jobs (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    user_id uuid DEFAULT auth.uid(),
-    image_url text,
-    audio_url text,
-    width integer,
-    height integer,
-    quality text DEFAULT 'hd'::text NOT NULL,
-    prompt text,
-    negative_prompt text,
-    seed integer,
-    steps integer,
-    idempotency_key text DEFAULT (gen_random_uuid())::text NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    cancel_requested boolean DEFAULT false NOT NULL,
-    priority integer DEFAULT 0 NOT NULL,
-    status text DEFAULT 'queued'::text NOT NULL,
-    phase text DEFAULT 'in_line'::text NOT NULL,
-    phase_detail text,
-    progress smallint DEFAULT 0 NOT NULL,
-    progress_source text,
-    eta_at timestamp with time zone,
-    queue_position integer,
-    frames integer,
-    windows integer,
-    sampled_windows integer,
-    render_width integer,
-    render_height integer,
-    audio_duration numeric,
-    video_duration numeric,
-    seed_used integer,
-    warnings jsonb DEFAULT '[]'::jsonb NOT NULL,
-    error_code text,
-    error_message text,
-    video_url text,
-    runpod_job_id text,
-    estimated_cost_usd numeric,
-    cost_usd numeric,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    started_at timestamp with time zone,
-    completed_at timestamp with time zone,
-    attempt integer DEFAULT 0 NOT NULL,
-    try_number integer DEFAULT 1 NOT NULL,
-    submissions integer DEFAULT 0 NOT NULL,
-    available_at timestamp with time zone DEFAULT now() NOT NULL,
-    lease_owner uuid,
-    lease_expires_at timestamp with time zone,
-    claimed_alone boolean DEFAULT false NOT NULL,
-    crashes integer DEFAULT 0 NOT NULL,
-    crashes_alone integer DEFAULT 0 NOT NULL,
-    ending_code text,
-    ending_message text,
-    revision bigint DEFAULT 0 NOT NULL,
-    CONSTRAINT audio_url_is_longer_than_2048_characters CHECK ((length(audio_url) <= 2048)),
-    CONSTRAINT completed_needs_a_video_url CHECK (((status <> 'completed'::text) OR (video_url IS NOT NULL))),
-    CONSTRAINT failed_needs_an_error_code CHECK (((status <> 'failed'::text) OR (error_code IS NOT NULL))),
-    CONSTRAINT give_both_width_and_height_or_neither CHECK (((width IS NULL) = (height IS NULL))),
-    CONSTRAINT height_must_be_even_and_between_480_and_1920 CHECK (((height IS NULL) OR (((height >= 480) AND (height <= 1920)) AND ((height % 2) = 0)))),
-    CONSTRAINT idempotency_key_must_have_1_to_200_characters CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 200))),
-    CONSTRAINT image_url_is_longer_than_2048_characters CHECK ((length(image_url) <= 2048)),
-    CONSTRAINT metadata_is_longer_than_1000_bytes CHECK ((octet_length((metadata)::text) <= 1000)),
-    CONSTRAINT metadata_must_be_a_json_object CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT negative_prompt_is_longer_than_1000_characters CHECK ((length(negative_prompt) <= 1000)),
-    CONSTRAINT phase_is_not_one_of_ours CHECK ((phase = ANY (ARRAY['in_line'::text, 'checking_media'::text, 'confirming_submission'::text, 'waiting_gpu'::text, 'loading_models'::text, 'generating'::text, 'saving'::text, 'cancelling'::text, 'paused_budget'::text, 'done'::text]))),
-    CONSTRAINT progress_must_be_between_0_and_100 CHECK (((progress >= 0) AND (progress <= 100))),
-    CONSTRAINT progress_source_is_not_one_of_ours CHECK ((progress_source = ANY (ARRAY['reported'::text, 'estimated'::text]))),
-    CONSTRAINT prompt_is_longer_than_1000_characters CHECK ((length(prompt) <= 1000)),
-    CONSTRAINT quality_must_be_sd_hd_or_fullhd CHECK ((quality = ANY (ARRAY['sd'::text, 'hd'::text, 'fullhd'::text]))),
-    CONSTRAINT seed_must_be_between_0_and_999999 CHECK (((seed IS NULL) OR ((seed >= 0) AND (seed <= 999999)))),
-    CONSTRAINT status_is_not_one_of_ours CHECK ((status = ANY (ARRAY['queued'::text, 'preparing'::text, 'submitted'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
-    CONSTRAINT steps_must_be_4_5_or_6 CHECK (((steps IS NULL) OR ((steps >= 4) AND (steps <= 6)))),
-    CONSTRAINT urls_prompts_and_metadata_together_exceed_4000_bytes CHECK (((((((octet_length(COALESCE(image_url, ''::text)) + octet_length(COALESCE(audio_url, ''::text))) + octet_length(COALESCE(prompt, ''::text))) + octet_length(COALESCE(negative_prompt, ''::text))) + octet_length(idempotency_key)) + octet_length((metadata)::text)) <= 4000)),
-    CONSTRAINT width_must_be_even_and_between_480_and_1920 CHECK (((width IS NULL) OR (((width >= 480) AND (width <= 1920)) AND ((width % 2) = 0)))),
-    CONSTRAINT worker_texts_are_too_long CHECK (((octet_length(phase_detail) <= 600) AND (octet_length(error_message) <= 1500) AND (octet_length(ending_message) <= 1500) AND (octet_length(video_url) <= 2048) AND (octet_length((warnings)::text) <= 1600)))
-)
-WITH (fillfactor='80');
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN image_url SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN audio_url SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN quality SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN prompt SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN negative_prompt SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN idempotency_key SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN metadata SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN status SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase_detail SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN progress_source SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN warnings SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_code SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_message SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN video_url SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN runpod_job_id SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_code SET STORAGE MAIN;
-ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_message SET STORAGE MAIN;
-
-COMMENT ON TABLE public.video_jobs IS 'talking-head-worker: one row is one video. The app writes inputs and cancel_requested, the worker everything else.';
-
-CREATE FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) RETURNS SETOF public.video_jobs
+CREATE FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) RETURNS SETOF jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
   job public.video_jobs;
-  planned public.video_jobs;
 begin
   perform set_config('video_jobs.writer', 'worker', true);
+  if p_columns - public.video_job_columns_v1('plan') <> '{}' then
+    raise exception 'A plan may not write %.', p_columns - public.video_job_columns_v1('plan');
+  end if;
   select * into job from public.video_jobs j where j.id = p_job_id for update;
   if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt or job.lease_owner is distinct from p_owner
-     or job.lease_expires_at < now() or job.cancel_requested or job.submissions >= p_max_submissions
-     or public.video_job_has_open_submission_v1(p_job_id) then
+     or job.lease_expires_at < now() or job.cancel_requested
+     or public.video_job_has_open_submission_v1(p_job_id)
+     or (select count(*) from public.video_job_attempts a where a.job_id = p_job_id and a.try_number = job.try_number
+           and a.state <> 'refused') >= p_max_submissions then
     return;
   end if;
   insert into public.video_job_attempts
@@ -119,23 +25,17 @@ begin
     now() + make_interval(secs => p_ttl_seconds),
     -- when nobody answers for it any more, even if its row is deleted meanwhile
     now() + make_interval(secs => 2 * p_lease_seconds));
-  planned := jsonb_populate_record(job, p_columns);
-  return query
-  update public.video_jobs j
-    set frames = planned.frames, windows = planned.windows, sampled_windows = planned.sampled_windows,
-        render_width = planned.render_width, render_height = planned.render_height,
-        audio_duration = planned.audio_duration, video_duration = planned.video_duration,
-        seed_used = planned.seed_used, warnings = planned.warnings, estimated_cost_usd = planned.estimated_cost_usd,
-        submissions = j.submissions + 1, crashes = 0, crashes_alone = 0,
-        lease_expires_at = now() + make_interval(secs => p_lease_seconds)
-    where j.id = p_job_id returning j.*;
+  perform public.video_job_set_v1(p_job_id, null, array['plan', 'progress'],
+    p_columns || '{"crashes": 0, "crashes_alone": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
+  return query select public.video_job_case_v1(p_job_id) || jsonb_build_object('job_id', p_job_id);
 end $$;
 
-CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[] DEFAULT NULL::uuid[]) RETURNS SETOF public.video_jobs
+CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[] DEFAULT NULL::uuid[]) RETURNS SETOF jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
+  again uuid[] := '{}';
   preparing integer;
   mine integer;
   alone boolean;
@@ -146,15 +46,18 @@ declare
 begin
   perform set_config('video_jobs.writer', 'worker', true);
   if p_holding is not null then
-    update public.video_jobs j
-      set status = case when j.cancel_requested then 'cancelled' else 'queued' end,
-          phase = case when j.cancel_requested then 'done' else 'in_line' end,
-          completed_at = case when j.cancel_requested then now() end,
-          phase_detail = null, lease_owner = null, lease_expires_at = null
-      from (select q.id from public.video_jobs q
-            where q.status = 'preparing' and q.lease_owner = p_owner and q.id <> all (p_holding)
-              and not public.video_job_has_open_submission_v1(q.id) for update skip locked) unknown_to_it
-      where j.id = unknown_to_it.id;
+    with unanswered as (
+      select q.id from public.video_jobs q
+      where q.status = 'preparing' and q.lease_owner = p_owner and q.lease_expires_at >= now() and q.id <> all (p_holding)
+        and not public.video_job_has_open_submission_v1(q.id)
+      order by q.id limit p_want for update skip locked
+    ), renewed as (
+      update public.video_jobs j set lease_expires_at = now() + make_interval(secs => p_lease_seconds)
+        from unanswered u where j.id = u.id returning j.id
+    )
+    select coalesce(array_agg(r.id), '{}') into again from renewed r;
+    return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
+    p_want := p_want - cardinality(again);
   end if;
   if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
     return;
@@ -236,13 +139,12 @@ begin
     exit when suspects[n] or cardinality(picked) >= slots;
   end loop;
 
-  return query
   update public.video_jobs j
     set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
         lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
         claimed_alone = j.crashes > 0
-    where j.id = any (picked)
-    returning j.*;
+    where j.id = any (picked);
+  return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
 end $$;
 
 CREATE FUNCTION public.count_video_jobs_v1() RETURNS TABLE(status text, jobs bigint, oldest_seconds double precision)
@@ -258,62 +160,6 @@ CREATE FUNCTION public.count_video_jobs_v1() RETURNS TABLE(status text, jobs big
   select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
     from public.video_jobs j where j.status in ('submitted', 'running') group by j.status
 $$;
-
-CREATE FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) RETURNS SETOF public.video_jobs
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-declare
-  job public.video_jobs;
-  planned public.video_jobs;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  select * into job from public.video_jobs j where j.id = p_job_id for update;
-  if p_submission is not null then
-    -- What the sender knows of its own POST is true even if it lost the lease or the row meanwhile.
-    update public.video_job_attempts a
-      set state = p_submission, raw_error = p_raw_error, next_poll_at = now(),
-          ended_at = case when p_submission = 'refused' then now() end
-      where a.job_id = p_job_id and a.attempt = p_attempt and a.state in ('submitting', 'unknown');
-    if not found then
-      return;
-    end if;
-  elsif job.lease_owner is distinct from p_owner or exists (
-      -- Its POST has begun after all: only what became of that may end the claim.
-      select 1 from public.video_job_attempts a
-      where a.job_id = p_job_id and a.attempt = p_attempt and a.state in ('submitting', 'unknown', 'queued', 'running')) then
-    return;
-  end if;
-  if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt then
-    if p_submission = 'refused' then
-      update public.video_jobs j set submissions = j.submissions - 1
-        from public.video_job_attempts a
-        where j.id = p_job_id and a.job_id = p_job_id and a.attempt = p_attempt and a.try_number = j.try_number;
-    end if;
-    return;
-  end if;
-  if job.cancel_requested and p_submission is distinct from 'unknown' then
-    p_status := 'cancelled';
-    p_error_code := null;
-    p_error_message := null;
-  end if;
-  planned := jsonb_populate_record(job, p_columns);
-  return query
-  update public.video_jobs j
-    set status = p_status,
-        phase = case when p_status in ('failed', 'cancelled') then 'done'
-                     when j.cancel_requested then 'cancelling' else p_phase end,
-        phase_detail = p_phase_detail, lease_owner = null, lease_expires_at = null,
-        available_at = now() + make_interval(secs => coalesce(p_retry_seconds, 0)),
-        submissions = j.submissions - (p_submission = 'refused' and p_submission is not null)::integer,
-        crashes = case when p_submission is null and p_status = 'queued' then j.crashes else 0 end,
-        error_code = p_error_code, error_message = p_error_message,
-        frames = planned.frames, windows = planned.windows, sampled_windows = planned.sampled_windows,
-        render_width = planned.render_width, render_height = planned.render_height,
-        audio_duration = planned.audio_duration, video_duration = planned.video_duration, warnings = planned.warnings,
-        completed_at = case when p_status in ('failed', 'cancelled') then now() end
-    where j.id = p_job_id returning j.*;
-end $$;
 
 CREATE FUNCTION public.get_video_job_case_v1(p_job_id uuid) RETURNS SETOF jsonb
     LANGUAGE sql STABLE
@@ -404,113 +250,6 @@ begin
   return next;
 end $$;
 
-CREATE FUNCTION public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text) RETURNS TABLE(wanted boolean, "case" jsonb)
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-declare
-  job public.video_jobs;
-  sub public.video_job_attempts;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  select * into job from public.video_jobs j where j.id = p_job_id for update;
-  select * into sub from public.video_job_attempts a where a.job_id = p_job_id and a.attempt = p_attempt for update;
-  if sub.job_id is null or (sub.runpod_job_id is not null and sub.runpod_job_id <> p_runpod_job_id) then
-    return;
-  end if;
-  if sub.runpod_job_id is null then
-    if exists (select 1 from public.video_job_attempts o
-               where o.endpoint_id = sub.endpoint_id and o.runpod_job_id = p_runpod_job_id) then
-      return;  -- that run belongs to another submission
-    end if;
-    update public.video_job_attempts a
-      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null,
-          next_poll_at = now()
-      where a.job_id = p_job_id and a.attempt = p_attempt;
-    -- Also the run of an earlier attempt, given up too early: whatever claim is in hand now ends with it.
-    if job.status in ('queued', 'preparing') and job.try_number = sub.try_number then
-      update public.video_jobs j
-        set status = 'submitted', phase = case when j.cancel_requested then 'cancelling' else 'waiting_gpu' end,
-            phase_detail = null, runpod_job_id = p_runpod_job_id, lease_owner = null, lease_expires_at = null
-        where j.id = p_job_id returning j.* into job;
-    end if;
-  end if;
-  wanted := coalesce(job.status in ('submitted', 'running') and job.try_number = sub.try_number
-    and job.runpod_job_id = p_runpod_job_id and not job.cancel_requested and job.ending_code is null, false);
-  if not wanted then
-    -- So that its end counts as our own doing and not as a failure of the job.
-    update public.video_job_attempts a set cancel_asked_at = now() where a.job_id = p_job_id and a.attempt = p_attempt;
-  end if;
-  "case" := public.video_job_case_v1(p_job_id);
-  return next;
-end $$;
-
-CREATE FUNCTION public.recover_video_jobs_v1() RETURNS SETOF public.video_jobs
-    LANGUAGE plpgsql
-    SET search_path TO ''
-    AS $$
-declare
-  job public.video_jobs;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  for job in
-    select * from public.video_jobs j
-    where j.status = 'preparing' and j.lease_expires_at < now()
-    order by j.id for update skip locked
-  loop
-    update public.video_job_attempts a
-      set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
-      where a.job_id = job.id and a.attempt = job.attempt and a.state in ('submitting', 'unknown');
-    if found then
-      return query update public.video_jobs j
-        set phase = case when j.cancel_requested then 'cancelling' else 'confirming_submission' end,
-            lease_owner = null, lease_expires_at = null
-        where j.id = job.id returning j.*;
-    elsif job.cancel_requested then
-      return query update public.video_jobs j
-        set status = 'cancelled', phase = 'done', lease_owner = null, lease_expires_at = null, completed_at = now()
-        where j.id = job.id returning j.*;
-    elsif job.claimed_alone and job.crashes_alone >= 4 then
-      return query update public.video_jobs j
-        set status = 'failed', phase = 'done', lease_owner = null, lease_expires_at = null, completed_at = now(),
-            crashes = j.crashes + 1, crashes_alone = j.crashes_alone + 1, error_code = 'too_many_crashes',
-            error_message = 'The worker stopped five times while it prepared this job alone. Use another image or '
-              'audio file; the operator finds the cause in the worker''s log.'
-        where j.id = job.id returning j.*;
-    else
-      return query update public.video_jobs j
-        set status = 'queued', phase = 'in_line', phase_detail = null, lease_owner = null, lease_expires_at = null,
-            crashes = j.crashes + 1, crashes_alone = j.crashes_alone + j.claimed_alone::integer
-        where j.id = job.id returning j.*;
-    end if;
-  end loop;
-  -- The row was deleted, or lost its lease to another run's news, while its POST was under way, and the sender
-  -- vanished as well.
-  update public.video_job_attempts a
-    set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
-    from (select x.job_id, x.attempt from public.video_job_attempts x
-          where x.state = 'submitting' and x.next_poll_at < now()
-            and not exists (select 1 from public.video_jobs j where j.id = x.job_id and j.status = 'preparing'
-                            and j.attempt = x.attempt and j.lease_expires_at is not null)
-          for update skip locked) left_over
-    where a.job_id = left_over.job_id and a.attempt = left_over.attempt;
-  -- A row that says it runs, without any open submission (somebody emptied the other table), would wait for ever.
-  return query update public.video_jobs j
-    set status = case when j.cancel_requested then 'cancelled' else 'failed' end,
-        phase = 'done', phase_detail = null, completed_at = now(),
-        error_code = case when not j.cancel_requested then 'run_lost' end,
-        error_message = case when not j.cancel_requested then
-          'The record of this job''s run is gone. Try the job again; the operator should not delete '
-          'rows of video_job_attempts by hand.' end
-    from (select x.id from public.video_jobs x
-          where (x.status in ('submitted', 'running') or (x.status = 'preparing' and x.lease_expires_at is null))
-            and x.updated_at < now() - interval '60 seconds'
-            and not public.video_job_has_open_submission_v1(x.id)
-          for update skip locked) forgotten
-    where j.id = forgotten.id
-    returning j.*;
-end $$;
-
 CREATE FUNCTION public.refresh_video_job_queue_v1(p_places integer) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -531,6 +270,103 @@ begin
   get diagnostics changed = row_count;
   return changed;
 end $$;
+
+CREATE TABLE public.video_jobs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid DEFAULT auth.uid(),
+    image_url text,
+    audio_url text,
+    width integer,
+    height integer,
+    quality text DEFAULT 'hd'::text NOT NULL,
+    prompt text,
+    negative_prompt text,
+    seed integer,
+    steps integer,
+    idempotency_key text DEFAULT (gen_random_uuid())::text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    cancel_requested boolean DEFAULT false NOT NULL,
+    priority integer DEFAULT 0 NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    phase text DEFAULT 'in_line'::text NOT NULL,
+    phase_detail text,
+    progress smallint DEFAULT 0 NOT NULL,
+    progress_source text,
+    eta_at timestamp with time zone,
+    queue_position integer,
+    frames integer,
+    windows integer,
+    sampled_windows integer,
+    render_width integer,
+    render_height integer,
+    audio_duration numeric,
+    video_duration numeric,
+    seed_used integer,
+    warnings jsonb DEFAULT '[]'::jsonb NOT NULL,
+    error_code text,
+    error_message text,
+    video_url text,
+    runpod_job_id text,
+    estimated_cost_usd numeric,
+    cost_usd numeric,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    attempt integer DEFAULT 0 NOT NULL,
+    try_number integer DEFAULT 1 NOT NULL,
+    available_at timestamp with time zone DEFAULT now() NOT NULL,
+    lease_owner uuid,
+    lease_expires_at timestamp with time zone,
+    claimed_alone boolean DEFAULT false NOT NULL,
+    crashes integer DEFAULT 0 NOT NULL,
+    crashes_alone integer DEFAULT 0 NOT NULL,
+    ending_code text,
+    ending_message text,
+    revision bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT audio_url_is_longer_than_2048_characters CHECK ((length(audio_url) <= 2048)),
+    CONSTRAINT completed_needs_a_video_url CHECK (((status <> 'completed'::text) OR (video_url IS NOT NULL))),
+    CONSTRAINT failed_needs_an_error_code CHECK (((status <> 'failed'::text) OR (error_code IS NOT NULL))),
+    CONSTRAINT give_both_width_and_height_or_neither CHECK (((width IS NULL) = (height IS NULL))),
+    CONSTRAINT height_must_be_even_and_between_480_and_1920 CHECK (((height IS NULL) OR (((height >= 480) AND (height <= 1920)) AND ((height % 2) = 0)))),
+    CONSTRAINT idempotency_key_must_have_1_to_200_characters CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 200))),
+    CONSTRAINT image_url_is_longer_than_2048_characters CHECK ((length(image_url) <= 2048)),
+    CONSTRAINT metadata_is_longer_than_1000_bytes CHECK ((octet_length((metadata)::text) <= 1000)),
+    CONSTRAINT metadata_must_be_a_json_object CHECK ((jsonb_typeof(metadata) = 'object'::text)),
+    CONSTRAINT negative_prompt_is_longer_than_1000_characters CHECK ((length(negative_prompt) <= 1000)),
+    CONSTRAINT phase_is_not_one_of_ours CHECK ((phase = ANY (ARRAY['in_line'::text, 'checking_media'::text, 'confirming_submission'::text, 'waiting_gpu'::text, 'loading_models'::text, 'generating'::text, 'saving'::text, 'cancelling'::text, 'paused_budget'::text, 'done'::text]))),
+    CONSTRAINT progress_must_be_between_0_and_100 CHECK (((progress >= 0) AND (progress <= 100))),
+    CONSTRAINT progress_source_is_not_one_of_ours CHECK ((progress_source = ANY (ARRAY['reported'::text, 'estimated'::text]))),
+    CONSTRAINT prompt_is_longer_than_1000_characters CHECK ((length(prompt) <= 1000)),
+    CONSTRAINT quality_must_be_sd_hd_or_fullhd CHECK ((quality = ANY (ARRAY['sd'::text, 'hd'::text, 'fullhd'::text]))),
+    CONSTRAINT seed_must_be_between_0_and_999999 CHECK (((seed IS NULL) OR ((seed >= 0) AND (seed <= 999999)))),
+    CONSTRAINT status_is_not_one_of_ours CHECK ((status = ANY (ARRAY['queued'::text, 'preparing'::text, 'submitted'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text]))),
+    CONSTRAINT steps_must_be_4_5_or_6 CHECK (((steps IS NULL) OR ((steps >= 4) AND (steps <= 6)))),
+    CONSTRAINT urls_prompts_and_metadata_together_exceed_4000_bytes CHECK (((((((octet_length(COALESCE(image_url, ''::text)) + octet_length(COALESCE(audio_url, ''::text))) + octet_length(COALESCE(prompt, ''::text))) + octet_length(COALESCE(negative_prompt, ''::text))) + octet_length(idempotency_key)) + octet_length((metadata)::text)) <= 4000)),
+    CONSTRAINT width_must_be_even_and_between_480_and_1920 CHECK (((width IS NULL) OR (((width >= 480) AND (width <= 1920)) AND ((width % 2) = 0)))),
+    CONSTRAINT worker_texts_are_too_long CHECK (((octet_length(phase_detail) <= 600) AND (octet_length(error_message) <= 1500) AND (octet_length(ending_message) <= 1500) AND (octet_length(video_url) <= 2048) AND (octet_length((warnings)::text) <= 1600)))
+)
+WITH (fillfactor='80');
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN image_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN audio_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN quality SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN prompt SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN negative_prompt SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN idempotency_key SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN metadata SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN status SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN phase_detail SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN progress_source SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN warnings SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_code SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_message SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN video_url SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN runpod_job_id SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_code SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_message SET STORAGE MAIN;
+
+COMMENT ON TABLE public.video_jobs IS 'talking-head-worker: one row is one video. The app writes inputs and cancel_requested, the worker everything else.';
 
 CREATE FUNCTION public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision) RETURNS SETOF public.video_jobs
     LANGUAGE plpgsql
@@ -562,6 +398,24 @@ begin
   end if;
   return query update public.video_jobs j set status = 'queued' where j.id = job.id returning j.*;
 end $$;
+
+CREATE FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) RETURNS SETOF jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select public.video_job_case_v1(s.id) || jsonb_build_object('job_id', s.id)
+  from (
+    select j.id from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at < now()
+    union
+    select a.job_id from public.video_job_attempts a where a.state = 'submitting' and a.next_poll_at < now()
+    union
+    select j.id from public.video_jobs j
+    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
+      and j.updated_at < now() - interval '60 seconds' and not public.video_job_has_open_submission_v1(j.id)
+  ) s
+  where p_after is null or s.id > p_after
+  order by s.id limit p_want
+$$;
 
 CREATE FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) RETURNS SETOF jsonb
     LANGUAGE plpgsql
@@ -614,12 +468,81 @@ CREATE FUNCTION public.video_job_case_v1(p_job_id uuid) RETURNS jsonb
           'missing_for', extract(epoch from now() - a.missing_since),
           'incomplete_for', extract(epoch from now() - a.incomplete_since),
           'cancel_asked_ago', extract(epoch from now() - a.cancel_asked_at),
+          'next_poll_in', extract(epoch from a.next_poll_at - now()),
           'endpoint_started_ago', (select extract(epoch from now() - max(o.started_at)) from public.video_job_attempts o
                                    where o.endpoint_id = a.endpoint_id)) order by a.attempt)
       from public.video_job_attempts a
       where a.job_id = p_job_id
         and (a.state in ('submitting', 'unknown', 'queued', 'running')
              or a.try_number = (select j.try_number from public.video_jobs j where j.id = p_job_id))), '[]'::jsonb))
+$$;
+
+CREATE FUNCTION public.video_job_check_people_v1(p_old public.video_jobs, p_new public.video_jobs) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  correctable constant boolean := p_old.status in ('failed', 'cancelled') or (p_old.status = 'queued' and p_old.attempt = 0);
+  inputs constant text[] := public.video_job_columns_v1('input') || public.video_job_columns_v1('owner');
+  changed constant text[] := array(
+    select n.key from jsonb_each(to_jsonb(p_new)) n
+    where n.value is distinct from to_jsonb(p_old) -> n.key
+      and n.key <> all (array['status', 'updated_at', 'revision'] || public.video_job_columns_v1('people')));
+  closed constant text[] := array(select c from unnest(changed) c where c <> all (inputs) order by c);
+begin
+  if changed && inputs and not correctable then
+    raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
+      'Cancel it first, or insert a new row.', p_old.status;
+  end if;
+  if closed <> '{}' then
+    raise exception 'These columns are written by the worker alone: %. People may change the inputs before the '
+      'worker has taken the job, cancel_requested, priority and metadata, and set status to queued (retry).',
+      array_to_string(closed, ', ');
+  end if;
+  if p_new.status <> p_old.status
+     and not (p_new.status = 'cancelled' and p_old.status not in ('completed', 'failed'))
+     and not (p_new.status = 'queued' and p_old.status in ('failed', 'cancelled')) then
+    raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
+      'a failed or cancelled one may be set to queued to try again.', p_old.status, p_new.status;
+  end if;
+end $$;
+
+CREATE FUNCTION public.video_job_columns_v1(p_group text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select case p_group
+    -- by the app, fixed once the worker has taken the job
+    when 'input' then array['image_url', 'audio_url', 'width', 'height', 'quality', 'prompt', 'negative_prompt', 'seed', 'steps']
+    when 'owner' then array['user_id', 'idempotency_key']
+    -- by people at any time; priority by a service key only (it has no grant)
+    when 'people' then array['cancel_requested', 'metadata', 'priority']
+    -- by the worker
+    when 'plan' then array['frames', 'windows', 'sampled_windows', 'render_width', 'render_height', 'audio_duration',
+      'video_duration', 'seed_used', 'warnings', 'estimated_cost_usd']
+    when 'progress' then array['status', 'phase', 'phase_detail', 'progress', 'progress_source', 'eta_at', 'queue_position',
+      'error_code', 'error_message', 'video_url', 'runpod_job_id', 'started_at', 'completed_at', 'available_at',
+      'ending_code', 'ending_message', 'crashes', 'crashes_alone', 'claimed_alone', 'lease_owner', 'lease_expires_at']
+    -- by the worker, kept by a retry
+    when 'history' then array['cost_usd']
+    -- by triggers and the claim alone
+    when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt']
+    -- the worker's columns of video_job_attempts
+    when 'submission' then array['state', 'runpod_job_id', 'video_url', 'delay_ms', 'execution_ms', 'cost_usd', 'error_code',
+      'error_message', 'resend', 'raw_error', 'missing_looks', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
+      'missing_since', 'incomplete_since', 'cancel_asked_at', 'next_poll_at']
+  end
+$$;
+
+CREATE FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]) RETURNS public.video_jobs
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select r.* from jsonb_populate_record(null::public.video_jobs,
+    jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
+      'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
+      'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
+    || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
 $$;
 
 CREATE FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) RETURNS boolean
@@ -629,6 +552,39 @@ CREATE FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) RETURNS b
   select exists (select 1 from public.video_job_attempts a
                  where a.job_id = p_job_id and a.state in ('submitting', 'unknown', 'queued', 'running'))
 $$;
+
+CREATE FUNCTION public.video_job_pick_v1(p_object jsonb, p_keys text[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO ''
+    AS $$
+  select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(p_object) e where e.key = any (p_keys)
+$$;
+
+CREATE FUNCTION public.video_job_set_v1(p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $_$
+declare
+  permitted text[] := array(select c from unnest(p_groups) g cross join unnest(public.video_job_columns_v1(g)) c);
+  given jsonb := coalesce(nullif(p_values, 'null'), '{}') || coalesce((
+    select jsonb_object_agg(i.key, to_jsonb(now() + make_interval(secs => (i.value #>> '{}')::double precision)))
+    from jsonb_each(nullif(p_instants, 'null')) i), '{}');
+  unknown text[] := array(select k from jsonb_object_keys(given) k where k <> all (permitted) order by k);
+begin
+  if unknown <> '{}' then
+    raise exception 'The worker may not write %. video_job_columns_v1 lists the columns and who writes them.',
+      array_to_string(unknown, ', ');
+  end if;
+  if given = '{}' then
+    return;
+  end if;
+  execute (
+    select format('update public.%I t set (%s) = (select %s from jsonb_populate_record(t, $1) v) where %s',
+      case when p_attempt is null then 'video_jobs' else 'video_job_attempts' end,
+      string_agg(quote_ident(k), ', '), string_agg('v.' || quote_ident(k), ', '),
+      case when p_attempt is null then 't.id = $2' else 't.job_id = $2 and t.attempt = $3' end)
+    from jsonb_object_keys(given) k) using given, p_job_id, p_attempt;
+end $_$;
 
 CREATE FUNCTION public.video_job_text_v1(p_text text, p_characters integer, p_bytes integer) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -658,15 +614,12 @@ begin
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
       when new.crashes > old.crashes then 'lease_expired'
-      when new.status = 'queued' and old.status <> 'queued' then 'given_back'
+      when new.status = 'queued' and old.status <> 'queued' then 'released'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
       when new.phase <> old.phase then new.phase
-      when (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
-            new.seed, new.steps, new.user_id)
-           is distinct from
-           (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
-            old.seed, old.steps, old.user_id) then 'inputs_changed' end;
+      when public.video_job_pick_v1(to_jsonb(new), public.video_job_columns_v1('input'))
+           <> public.video_job_pick_v1(to_jsonb(old), public.video_job_columns_v1('input')) then 'inputs_changed' end;
     if what is null then
       return null;
     end if;
@@ -688,6 +641,8 @@ CREATE FUNCTION public.video_jobs_before_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
+declare
+  cancelled constant boolean := new.cancel_requested;
 begin
   if new.status <> 'queued' then
     raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
@@ -702,17 +657,9 @@ begin
   if exists (select 1 from public.video_job_attempts a where a.job_id = new.id) then
     raise exception 'The id % belonged to an earlier job. Use a new id.', new.id;
   end if;
-  new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
-  new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
-  new.sampled_windows := null; new.render_width := null; new.render_height := null;
-  new.audio_duration := null; new.video_duration := null; new.seed_used := null; new.warnings := '[]';
-  new.error_code := null; new.error_message := null; new.video_url := null; new.runpod_job_id := null;
-  new.estimated_cost_usd := null; new.cost_usd := null;
-  new.created_at := now(); new.updated_at := now(); new.started_at := null; new.completed_at := null;
-  new.attempt := 0; new.try_number := 1; new.submissions := 0; new.available_at := now();
-  new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
-  new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null; new.revision := 0;
-  if new.cancel_requested then
+  new := public.video_job_fresh_v1(new, array['id'] || public.video_job_columns_v1('input')
+    || public.video_job_columns_v1('owner') || public.video_job_columns_v1('people'));
+  if cancelled then
     new.status := 'cancelled'; new.phase := 'done'; new.completed_at := now();
   end if;
   return new;
@@ -725,49 +672,20 @@ CREATE FUNCTION public.video_jobs_before_update() RETURNS trigger
 declare
   by_worker constant boolean := coalesce(current_setting('video_jobs.writer', true), '') = 'worker';
   ended constant boolean := old.status in ('completed', 'failed', 'cancelled');
-  mendable constant boolean := old.status in ('failed', 'cancelled') or (old.status = 'queued' and old.attempt = 0);
 begin
-  new.revision := old.revision + 1;
-  new.updated_at := now();
-
   if new.id <> old.id or new.created_at <> old.created_at then
     raise exception 'id and created_at of a job never change.';
   end if;
   if not by_worker then
-    if (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
-        new.seed, new.steps, new.user_id)
-       is distinct from
-       (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
-        old.seed, old.steps, old.user_id) and not mendable then
-      raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
-        'Cancel it first, or insert a new row.', old.status;
-    end if;
-    if (new.phase, new.phase_detail, new.progress, new.progress_source, new.eta_at, new.queue_position, new.frames,
-        new.windows, new.sampled_windows, new.render_width, new.render_height, new.audio_duration, new.video_duration,
-        new.seed_used, new.warnings, new.error_code, new.error_message, new.video_url, new.runpod_job_id,
-        new.estimated_cost_usd, new.cost_usd, new.started_at, new.completed_at, new.attempt, new.try_number,
-        new.submissions, new.available_at, new.lease_owner, new.lease_expires_at, new.claimed_alone, new.crashes,
-        new.crashes_alone, new.ending_code, new.ending_message)
-       is distinct from
-       (old.phase, old.phase_detail, old.progress, old.progress_source, old.eta_at, old.queue_position, old.frames,
-        old.windows, old.sampled_windows, old.render_width, old.render_height, old.audio_duration, old.video_duration,
-        old.seed_used, old.warnings, old.error_code, old.error_message, old.video_url, old.runpod_job_id,
-        old.estimated_cost_usd, old.cost_usd, old.started_at, old.completed_at, old.attempt, old.try_number,
-        old.submissions, old.available_at, old.lease_owner, old.lease_expires_at, old.claimed_alone, old.crashes,
-        old.crashes_alone, old.ending_code, old.ending_message) then
-      raise exception 'These columns are written by the worker alone. People may change the inputs before the '
-        'worker has taken the job, cancel_requested, priority and metadata, and set status to queued (retry).';
-    end if;
+    perform public.video_job_check_people_v1(old, new);
     -- In the dashboard, setting the status is what "cancel" looks like.
     if new.status = 'cancelled' and not ended then
-      new.status := old.status;
       new.cancel_requested := true;
-    end if;
-    if new.status <> old.status and not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
-      raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
-        'a failed or cancelled one may be set to queued to try again.', old.status, new.status;
+      new.status := old.status;
     end if;
   end if;
+  new.revision := old.revision + 1;
+  new.updated_at := now();
 
   if ended and new.status <> old.status then
     if not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
@@ -776,15 +694,10 @@ begin
     if public.video_job_has_open_submission_v1(old.id) then
       raise exception 'A run of this job may still be live at RunPod. Try again when it has ended.';
     end if;
-    new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
-    new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
-    new.sampled_windows := null; new.render_width := null; new.render_height := null; new.audio_duration := null;
-    new.video_duration := null; new.seed_used := null; new.warnings := '[]'; new.error_code := null;
-    new.error_message := null; new.video_url := null; new.runpod_job_id := null; new.estimated_cost_usd := null;
-    new.started_at := null; new.completed_at := null; new.cancel_requested := false;
-    new.try_number := old.try_number + 1; new.submissions := 0; new.available_at := now();
-    new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
-    new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null;
+    new := public.video_job_fresh_v1(new, array['metadata', 'priority']
+      || public.video_job_columns_v1('record') || public.video_job_columns_v1('input')
+      || public.video_job_columns_v1('owner') || public.video_job_columns_v1('history'));
+    new.try_number := old.try_number + 1;
     return new;
   end if;
 
@@ -792,10 +705,10 @@ begin
     if ended then
       new.cancel_requested := old.cancel_requested;  -- too late, and no harm: the result stands
     elsif not new.cancel_requested then
-      raise exception 'A cancel cannot be taken back. Wait until the job is cancelled, then try it again.';
-    elsif old.status = 'queued' and not public.video_job_has_open_submission_v1(old.id) then
-      new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.queue_position := null;
-      new.eta_at := null; new.completed_at := now();
+      raise exception 'A cancel cannot be undone. Wait until the job is cancelled, then try it again.';
+    -- The one ending that is not decided in worker/jobs/lifecycle.py, which has the same rule: nobody works on it.
+    elsif old.lease_owner is null and not public.video_job_has_open_submission_v1(old.id) then
+      new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.completed_at := now();
     else
       new.phase := 'cancelling'; new.phase_detail := null;
     end if;
@@ -827,65 +740,44 @@ begin
   return new;
 end $$;
 
-CREATE FUNCTION public.write_video_job_changes_v1(p_changes jsonb) RETURNS TABLE(job_id uuid, took boolean, "case" jsonb)
+CREATE FUNCTION public.write_video_job_changes_v1(p_changes jsonb) RETURNS TABLE(job_id uuid, took boolean, locked boolean, "case" jsonb)
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
   change jsonb;
   part jsonb;
-  job public.video_jobs;
-  sub public.video_job_attempts;
+  revision bigint;
   states jsonb;
 begin
   perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('lock_timeout', '250ms', true);
   for change in select c from jsonb_array_elements(p_changes) c order by c ->> 'job_id' loop
     job_id := (change ->> 'job_id')::uuid;
-    job := null;
-    select * into job from public.video_jobs j where j.id = write_video_job_changes_v1.job_id for update;
-    select coalesce(jsonb_object_agg(a.attempt::text, a.state), '{}') into states
-      from (select x.attempt, x.state from public.video_job_attempts x
-            where x.job_id = write_video_job_changes_v1.job_id
-              and x.state in ('submitting', 'unknown', 'queued', 'running') order by x.attempt for update) a;
-    took := job.revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
+    took := false;
+    locked := false;
+    begin
+      select j.revision into revision from public.video_jobs j
+        where j.id = write_video_job_changes_v1.job_id for update;
+      select coalesce(jsonb_object_agg(a.attempt::text, a.state) filter (where a.open), '{}') into states
+        from (select x.attempt, x.state, x.state in ('submitting', 'unknown', 'queued', 'running') as open
+              from public.video_job_attempts x
+              where x.job_id = write_video_job_changes_v1.job_id
+                and (x.state in ('submitting', 'unknown', 'queued', 'running')
+                     or x.attempt in (select (p ->> 'attempt')::integer
+                                      from jsonb_array_elements(change -> 'submissions') p))
+              order by x.attempt for update of x) a;
+      took := revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
+    exception when lock_not_available then
+      locked := true;
+    end;
     if took then
       for part in select p from jsonb_array_elements(change -> 'submissions') p loop
-        select * into sub from public.video_job_attempts a
-          where a.job_id = write_video_job_changes_v1.job_id and a.attempt = (part ->> 'attempt')::integer for update;
-        sub := jsonb_populate_record(sub, part -> 'set');
-        update public.video_job_attempts a
-          set state = sub.state, video_url = sub.video_url, delay_ms = sub.delay_ms, execution_ms = sub.execution_ms,
-              cost_usd = sub.cost_usd, error_code = sub.error_code, raw_error = sub.raw_error,
-              started_at = case when (part ->> 'started')::boolean then coalesce(a.started_at, now()) else a.started_at end,
-              ended_at = case when (part ->> 'ended')::boolean then now() else a.ended_at end,
-              -- true counts, false starts anew, null leaves it as it is
-              missing_since = case (part ->> 'missing')::boolean
-                when true then coalesce(a.missing_since, now()) when false then null else a.missing_since end,
-              missing_looks = case (part ->> 'missing')::boolean
-                when true then a.missing_looks + 1 when false then 0 else a.missing_looks end,
-              incomplete_since = case (part ->> 'incomplete')::boolean
-                when true then coalesce(a.incomplete_since, now()) when false then null else a.incomplete_since end,
-              cancel_asked_at = case when (part ->> 'cancel_asked')::boolean then now() else a.cancel_asked_at end,
-              seen_at = case when (part ->> 'seen')::boolean then now() else a.seen_at end,
-              next_poll_at = now() + make_interval(secs => coalesce((part ->> 'poll_seconds')::double precision, 30))
-          where a.job_id = sub.job_id and a.attempt = sub.attempt;
+        perform public.video_job_set_v1(job_id, (part ->> 'attempt')::integer, array['submission'], part -> 'set',
+          part -> 'instants');
       end loop;
-      if jsonb_typeof(change -> 'job') = 'object' and job.id is not null then
-        job := jsonb_populate_record(job, change -> 'job');
-        update public.video_jobs j
-          set status = job.status, phase = job.phase, phase_detail = job.phase_detail, progress = job.progress,
-              progress_source = job.progress_source, runpod_job_id = job.runpod_job_id, video_url = job.video_url,
-              error_code = job.error_code, error_message = job.error_message, cost_usd = job.cost_usd,
-              ending_code = job.ending_code, ending_message = job.ending_message, warnings = job.warnings,
-              started_at = case when (change ->> 'started')::boolean then coalesce(j.started_at, now()) else j.started_at end,
-              lease_owner = null, lease_expires_at = null,
-              eta_at = case when change ? 'eta_seconds'
-                then now() + make_interval(secs => (change ->> 'eta_seconds')::double precision) else j.eta_at end,
-              available_at = case when change ? 'retry_seconds'
-                then now() + make_interval(secs => (change ->> 'retry_seconds')::double precision) else j.available_at end,
-              completed_at = case when (change ->> 'completed')::boolean then now() end
-          where j.id = job.id;
-      end if;
+      perform public.video_job_set_v1(job_id, null, array['plan', 'progress', 'history'], change -> 'job',
+        change -> 'job_instants');
     end if;
     "case" := public.video_job_case_v1(write_video_job_changes_v1.job_id);
     return next;
@@ -908,6 +800,8 @@ CREATE TABLE public.video_job_attempts (
     execution_ms bigint,
     cost_usd numeric,
     error_code text,
+    error_message text,
+    resend boolean DEFAULT false NOT NULL,
     raw_error text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     submitted_at timestamp with time zone,
@@ -1021,6 +915,27 @@ GRANT USAGE ON SCHEMA public TO authenticated;
 GRANT USAGE ON SCHEMA public TO service_role;
 GRANT ALL ON SCHEMA public TO postgres;
 
+REVOKE ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.count_video_jobs_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.count_video_jobs_v1() TO service_role;
+
+REVOKE ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.inspect_video_jobs_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.inspect_video_jobs_v1() TO service_role;
+
+REVOKE ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) TO service_role;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_jobs TO service_role;
 GRANT SELECT ON TABLE public.video_jobs TO authenticated;
 
@@ -1052,42 +967,15 @@ GRANT INSERT(metadata) ON TABLE public.video_jobs TO authenticated;
 
 GRANT INSERT(cancel_requested),UPDATE(cancel_requested) ON TABLE public.video_jobs TO authenticated;
 
-REVOKE ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) TO service_role;
-
-REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) TO service_role;
-
-REVOKE ALL ON FUNCTION public.count_video_jobs_v1() FROM PUBLIC;
-GRANT ALL ON FUNCTION public.count_video_jobs_v1() TO service_role;
-
-REVOKE ALL ON FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.end_video_job_claim_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text, p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text, p_columns jsonb) TO service_role;
-
-REVOKE ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) TO service_role;
-
-REVOKE ALL ON FUNCTION public.inspect_video_jobs_v1() FROM PUBLIC;
-GRANT ALL ON FUNCTION public.inspect_video_jobs_v1() TO service_role;
-
-REVOKE ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) TO service_role;
-
-REVOKE ALL ON FUNCTION public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text) TO service_role;
-
-REVOKE ALL ON FUNCTION public.recover_video_jobs_v1() FROM PUBLIC;
-GRANT ALL ON FUNCTION public.recover_video_jobs_v1() TO service_role;
-
-REVOKE ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) TO service_role;
-
 REVOKE ALL ON FUNCTION public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision) TO service_role;
 
 REVOKE ALL ON FUNCTION public.retry_video_job_v1(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.retry_video_job_v1(id uuid) TO authenticated;
 GRANT ALL ON FUNCTION public.retry_video_job_v1(id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) TO service_role;
@@ -1097,8 +985,20 @@ REVOKE ALL ON FUNCTION public.video_job_attempts_after_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.video_job_check_people_v1(p_old public.video_jobs, p_new public.video_jobs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_job_columns_v1(p_group text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_columns_v1(p_group text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_pick_v1(p_object jsonb, p_keys text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_job_set_v1(p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_set_v1(p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_text_v1(p_text text, p_characters integer, p_bytes integer) FROM PUBLIC;
 

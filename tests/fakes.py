@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from copy import deepcopy
+from dataclasses import dataclass, field
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 from worker.jobs.change import Change
 from worker.jobs.errors import RunGone, StoreRefused, StoreUnavailable
 from worker.jobs.health import Health
-from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
+from worker.jobs.job import Case, Job, Submission
 from worker.jobs.run import RunState, RunUpdate
 from worker.plan.media_facts import AudioFacts, ImageFacts, PublishedInputs
 from worker.plan.plan import Plan
-from worker.ports import Beginning, ClaimEnding, ClaimLimits, Recorded, Written
+from worker.ports import ClaimLimits, NewSubmission, Written
 
 JOB = "00000000-0000-4000-8000-00000000000{}"
 
@@ -27,7 +27,7 @@ JOB = "00000000-0000-4000-8000-00000000000{}"
 def health(in_queue: int = 0, in_progress: int = 0, completed: int = 0, failed: int = 0) -> Health:
     """What /health may say."""
     return Health(
-        in_queue=in_queue, in_progress=in_progress, completed=completed, failed=failed, retried=0,
+        in_queue=in_queue, in_progress=in_progress, completed=completed, failed=failed,
         workers={},
     )  # fmt: skip
 
@@ -37,62 +37,108 @@ def job_id(number: int = 1) -> str:
     return JOB.format(number)
 
 
-@dataclass
-class Times:
-    """A submission's instants, by the table's clock."""
-
-    created: float
-    expires: float
-    poll_at: float
-    submitted: float | None = None
-    started: float | None = None
-    missing: float | None = None
-    incomplete: float | None = None
-    cancel_asked: float | None = None
+OPEN = ("submitting", "unknown", "queued", "running")
+ENDED = ("completed", "failed", "cancelled")
+# What people and the worker may write: sql/migrations/0001, video_job_columns_v1.
+JOB_COLUMNS = frozenset(
+    """
+    frames windows sampled_windows render_width render_height audio_duration video_duration
+    seed_used warnings estimated_cost_usd status phase phase_detail progress progress_source
+    eta_at queue_position error_code error_message video_url runpod_job_id started_at
+    completed_at available_at ending_code ending_message crashes crashes_alone claimed_alone
+    lease_owner lease_expires_at cost_usd
+    """.split()  # noqa: SIM905 - a list of names is easier to read as text
+)
+SUBMISSION_COLUMNS = frozenset(
+    """
+    state runpod_job_id video_url delay_ms execution_ms cost_usd error_code error_message resend
+    raw_error missing_looks submitted_at started_at ended_at seen_at missing_since
+    incomplete_since cancel_asked_at next_poll_at
+    """.split()  # noqa: SIM905
+)
+Columns = dict[str, Any]
 
 
 class FakeStore:
-    """video_jobs and video_job_attempts as sql/migrations/0003 treats them; `now` is the clock."""
+    """video_jobs and video_job_attempts as the migrations treat them; instants are `now`'s.
+
+    tests/supabase/test_store_contract.py holds it to the real one.
+    """
 
     def __init__(self, owner: str = "me", lease_seconds: float = 60.0) -> None:
         self.owner, self.lease_seconds = owner, lease_seconds
         self.now = 0.0
         self.away = False
         self.refused: set[str] = set()
+        self.locked: set[str] = set()
         self.meddle: Callable[[str], None] = lambda function: None
         self.calls: list[str] = []
-        self.jobs: dict[str, Job] = {}
-        self.leases: dict[str, tuple[str, float]] = {}
-        self.available: dict[str, float] = {}
-        self.subs: dict[tuple[str, int], Submission] = {}
-        self.times: dict[tuple[str, int], Times] = {}
+        self.rows: dict[str, Columns] = {}
+        self.attempts: dict[tuple[str, int], Columns] = {}
+
+    # What people do.
 
     def insert(self, number: int = 1, **values: Any) -> Job:
         """A row as the app inserts it."""
-        row = Job(
-            id=job_id(number), user_id=None, status=JobStatus.QUEUED, phase="in_line", attempt=0,
-            try_number=1, submissions=0, revision=0, image_url="https://h/i", audio_url="https://h/a",
-        )  # fmt: skip
-        self.jobs[row.id] = replace(row, **values)
-        return self.jobs[row.id]
+        key = job_id(number)
+        self.rows[key] = {
+            "id": key, "user_id": None, "status": "queued", "phase": "in_line", "attempt": 0,
+            "try_number": 1, "revision": 0, "image_url": "https://h/i", "audio_url": "https://h/a",
+            "quality": "hd", "metadata": {}, "cancel_requested": False, "progress": 0,
+            "crashes": 0, "crashes_alone": 0, "claimed_alone": False, "available_at": self.now,
+            "lease_owner": None, "lease_expires_at": None, "started_at": None, "cost_usd": None,
+        } | values  # fmt: skip
+        return self.job(number)
+
+    def cancel(self, number: int = 1) -> None:
+        """A person's cancel, as the trigger treats it."""
+        row = self.rows[job_id(number)]
+        if row["status"] in ENDED:
+            return
+        idle = row["lease_owner"] is None and not self._open(row["id"])
+        values = {"status": "cancelled", "phase": "done"} if idle else {"phase": "cancelling"}
+        self.set(number, cancel_requested=True, phase_detail=None, **values)
+        self._poll_now(row["id"])
+
+    def delete(self, number: int = 1) -> None:
+        """A person deletes the row."""
+        del self.rows[job_id(number)]
+        self._poll_now(job_id(number))
+
+    # What tests look at, and how they let time pass.
 
     def job(self, number: int = 1) -> Job:
         """The row as it is."""
-        return self.jobs[job_id(number)]
+        return self._job(self.rows[job_id(number)])
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every row."""
+        return [self._job(row) for row in self.rows.values()]
 
     def sub(self, attempt: int = 1, number: int = 1) -> Submission:
         """A submission as it is."""
-        return self.subs[job_id(number), attempt]
+        return self._sub(self.attempts[job_id(number), attempt])
 
-    def cancel(self, number: int = 1) -> None:
-        """What a person's cancel does to the row."""
-        row = self.job(number)
-        free = row.status is JobStatus.QUEUED and not self._open(row.id)
-        self._set(
-            row.id, cancel_requested=True, **({"status": JobStatus.CANCELLED} if free else {})
-        )
-        for key in self._open(row.id):
-            self.times[key].poll_at = self.now
+    def set(self, number: int = 1, **values: Any) -> None:
+        """Change a row behind everybody's back."""
+        row = self.rows[job_id(number)]
+        row |= values
+        row["revision"] += 1
+
+    def set_sub(self, attempt: int = 1, number: int = 1, **values: Any) -> None:
+        """Change a submission behind everybody's back."""
+        self.attempts[job_id(number), attempt] |= values
+
+    def submission_count(self, number: int = 1) -> int:
+        """Submissions of the present try that may have been paid."""
+        return self.look(job_id(number)).submission_count
+
+    def wait_of(self, number: int = 1) -> float:
+        """Seconds until the row may be claimed."""
+        return float(self.rows[job_id(number)]["available_at"] - self.now)
+
+    # The store.
 
     def _enter(self, function: str) -> None:
         self.calls.append(function)
@@ -100,175 +146,137 @@ class FakeStore:
             raise StoreUnavailable("Supabase does not answer.")
         self.meddle(function)
 
-    def _set(self, key: str, **values: Any) -> Job:
-        old = self.jobs[key]
-        self.jobs[key] = replace(old, **values, revision=old.revision + 1)
-        return self.jobs[key]
-
-    def _open(self, key: str) -> list[tuple[str, int]]:
-        return [one for one, sub in self.subs.items() if one[0] == key and sub.state.open]
-
-    def _holds(self, job: Job) -> bool:
-        owner, until = self.leases.get(job.id, ("", -1.0))
-        row = self.jobs.get(job.id)
-        mine = row is not None and row.status is JobStatus.PREPARING and row.attempt == job.attempt
-        return mine and owner == self.owner and until >= self.now
-
-    async def claim(
-        self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
-    ) -> list[Job]:
-        self._enter("claim")
-        for row in list(self.jobs.values()):
-            mine = (
-                row.status is JobStatus.PREPARING
-                and self.leases.get(row.id, ("",))[0] == self.owner
-            )
-            if mine and row.id not in holding and not self._open(row.id):
-                self._set(row.id, status=JobStatus.QUEUED, lease_left=None)
-        waiting = [
-            one for one in self.jobs.values()
-            if one.status is JobStatus.QUEUED and not self._open(one.id)
-            and self.available.get(one.id, 0.0) <= self.now
+    def _open(self, key: str) -> list[Columns]:
+        return [
+            sub for (owner, _), sub in sorted(self.attempts.items())
+            if owner == key and sub["state"] in OPEN
         ]  # fmt: skip
-        taken = []
-        for row in waiting[:want]:
-            self.leases[row.id] = (self.owner, self.now + self.lease_seconds)
-            taken.append(
-                self._set(
-                    row.id, status=JobStatus.PREPARING, phase="checking_media",
-                    attempt=row.attempt + 1, lease_left=self.lease_seconds,
-                )
-            )  # fmt: skip
-        return taken
 
-    async def recover(self) -> list[Job]:
-        self._enter("recover")
-        found = []
-        for row in list(self.jobs.values()):
-            if (
-                row.status is JobStatus.PREPARING
-                and self.leases.get(row.id, ("", 1e9))[1] < self.now
-            ):
-                del self.leases[row.id]
-                sub = self.subs.get((row.id, row.attempt))
-                if sub is None or not sub.state.open:
-                    found.append(self._set(row.id, status=JobStatus.QUEUED, lease_left=None))
-                    continue
-                self.subs[row.id, row.attempt] = replace(sub, state=SubmissionState.UNKNOWN)
-                found.append(self._set(row.id, phase="confirming_submission", lease_left=None))
-        return found
+    def _poll_now(self, key: str) -> None:
+        for sub in self._open(key):
+            if sub["state"] != "submitting":
+                sub["next_poll_at"] = self.now
 
-    async def renew(self, job_ids: Sequence[str]) -> list[Job]:
-        self._enter("renew")
-        held = [
-            self.jobs[one] for one in job_ids if one in self.jobs and self._holds(self.jobs[one])
+    def _job(self, row: Columns) -> Job:
+        until = row["lease_expires_at"]
+        return Job.from_row(row | {"lease_left": None if until is None else until - self.now})
+
+    def _sub(self, sub: Columns) -> Submission:
+        starts = [
+            one["started_at"] for one in self.attempts.values() if one["started_at"] is not None
         ]
-        for row in held:
-            self.leases[row.id] = (self.owner, self.now + self.lease_seconds)
-        return held
-
-    async def begin(self, job: Job, beginning: Beginning) -> Job | None:
-        self._enter("begin")
-        row = self.jobs.get(job.id)
-        if row is None or not self._holds(job) or row.cancel_requested or self._open(row.id):
-            return None
-        key = (row.id, row.attempt)
-        self.subs[key] = Submission(
-            job_id=row.id, attempt=row.attempt, try_number=row.try_number,
-            endpoint_id=beginning.endpoint_id, state=SubmissionState.SUBMITTING,
-            plan=beginning.plan, input_objects=tuple(beginning.input_objects),
-        )  # fmt: skip
-        self.times[key] = Times(self.now, self.now + beginning.ttl_seconds, self.now)
-        self.leases[row.id] = (self.owner, self.now + self.lease_seconds)
-        return self._set(row.id, submissions=row.submissions + 1)
-
-    async def record(self, job_id: str, attempt: int, run_id: str) -> Recorded | None:
-        self._enter("record")
-        key = (job_id, attempt)
-        sub, row = self.subs.get(key), self.jobs.get(job_id)
-        if sub is None or sub.runpod_job_id not in (None, run_id):
-            return None
-        if sub.runpod_job_id is None:
-            self.subs[key] = replace(sub, runpod_job_id=run_id, state=SubmissionState.QUEUED)
-            self.times[key].submitted = self.now
-            moves = row and row.status in (JobStatus.QUEUED, JobStatus.PREPARING)
-            if row and moves and row.try_number == sub.try_number:
-                self.leases.pop(job_id, None)
-                row = self._set(
-                    job_id, status=JobStatus.SUBMITTED, runpod_job_id=run_id, lease_left=None
-                )
-        wanted = row is not None and not row.status.terminal and row.try_number == sub.try_number
-        wanted = wanted and row is not None and row.runpod_job_id == run_id
-        wanted = wanted and row is not None and not row.cancel_requested
-        if not wanted:
-            self.times[key].cancel_asked = self.now
-        return Recorded(wanted=wanted, case=self.look(job_id))
-
-    async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None:
-        self._enter("end_claim")
-        key = (job.id, job.attempt)
-        row, sub = self.jobs.get(job.id), self.subs.get(key)
-        status, left = JobStatus(ending.status), 0
-        if ending.submission is not None:
-            if sub is None or sub.state.value not in ("submitting", "unknown"):
-                return None
-            state = SubmissionState(ending.submission)
-            self.subs[key] = replace(sub, state=state, raw_error=ending.raw_error)
-            left = int(state is SubmissionState.REFUSED)
-        elif not self._holds(job) or (sub is not None and sub.state.open):
-            return None
-        if row is None or row.status is not JobStatus.PREPARING or row.attempt != job.attempt:
-            return None
-        if row.cancel_requested and ending.submission != "unknown":
-            status = JobStatus.CANCELLED
-        self.leases.pop(row.id, None)
-        self.available[row.id] = self.now + ending.retry_seconds
-        return self._set(
-            row.id, status=status, phase=ending.phase, phase_detail=ending.phase_detail,
-            lease_left=None,
-            submissions=row.submissions - left, ending_code=ending.error_code,
-            ending_message=ending.error_message,
-        )  # fmt: skip
-
-    def look(self, key: str) -> Case:
-        """The case as video_job_case_v1 makes it."""
-        row = self.jobs.get(key)
-        present = row.try_number if row else None
-        return Case(
-            job_id=key,
-            job=row,
-            submissions=tuple(
-                self._aged(sub) for one, sub in sorted(self.subs.items())
-                if one[0] == key and (sub.state.open or sub.try_number == present)
-            ),
-        )  # fmt: skip
-
-    def _aged(self, sub: Submission) -> Submission:
-        at = self.times[sub.job_id, sub.attempt]
-        starts = [one.started for one in self.times.values() if one.started is not None]
 
         def ago(instant: float | None) -> float | None:
             return None if instant is None else self.now - instant
 
-        return replace(
-            sub, age=self.now - at.created, ttl_left=at.expires - self.now,
-            queued_for=self.now - (at.created if at.submitted is None else at.submitted),
-            missing_for=ago(at.missing), incomplete_for=ago(at.incomplete),
-            cancel_asked_ago=ago(at.cancel_asked),
-            endpoint_started_ago=ago(max(starts, default=None)),
+        submitted = sub["created_at"] if sub["submitted_at"] is None else sub["submitted_at"]
+        return Submission.from_row(sub | {
+            "age": self.now - sub["created_at"], "queued_for": self.now - submitted,
+            "ttl_left": sub["expires_at"] - self.now, "missing_for": ago(sub["missing_since"]),
+            "incomplete_for": ago(sub["incomplete_since"]),
+            "cancel_asked_ago": ago(sub["cancel_asked_at"]),
+            "next_poll_in": sub["next_poll_at"] - self.now,
+            "endpoint_started_ago": ago(max(starts, default=None)),
+        })  # fmt: skip
+
+    def look(self, key: str) -> Case:
+        """The case as video_job_case_v1 makes it."""
+        row = self.rows.get(key)
+        present = row["try_number"] if row else None
+        return Case(
+            job_id=key,
+            job=None if row is None else self._job(row),
+            submissions=tuple(
+                self._sub(sub) for (owner, _), sub in sorted(self.attempts.items())
+                if owner == key and (sub["state"] in OPEN or sub["try_number"] == present)
+            ),
         )  # fmt: skip
+
+    def _leased(self, row: Columns | None) -> bool:
+        return (
+            row is not None and row["status"] == "preparing" and row["lease_owner"] == self.owner
+            and row["lease_expires_at"] >= self.now
+        )  # fmt: skip
+
+    async def claim(
+        self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
+    ) -> list[Case]:
+        self._enter("claim")
+        unanswered = [
+            row for key, row in sorted(self.rows.items())
+            if self._leased(row) and key not in holding and not self._open(key)
+        ][:want]  # fmt: skip
+        waiting = [
+            row for key, row in self.rows.items()
+            if row["status"] == "queued" and not self._open(key)
+            and row["available_at"] <= self.now
+        ][: want - len(unanswered)]  # fmt: skip
+        for row in waiting:
+            row |= {
+                "status": "preparing", "phase": "checking_media", "phase_detail": None,
+                "attempt": row["attempt"] + 1, "claimed_alone": row["crashes"] > 0,
+                "lease_owner": self.owner,
+            }  # fmt: skip
+        for row in (*unanswered, *waiting):
+            row["lease_expires_at"] = self.now + self.lease_seconds
+            row["revision"] += 1
+        return [self.look(row["id"]) for row in (*unanswered, *waiting)]
+
+    async def renew(self, job_ids: Sequence[str]) -> list[Job]:
+        self._enter("renew")
+        held = [self.rows[key] for key in job_ids if self._leased(self.rows.get(key))]
+        for row in held:
+            row["lease_expires_at"] = self.now + self.lease_seconds
+            row["revision"] += 1
+        return [self._job(row) for row in held]
+
+    async def begin(self, job: Job, submission: NewSubmission) -> Case | None:
+        self._enter("begin")
+        row = self.rows.get(job.id)
+        if row is None or not self._leased(row) or row["attempt"] != job.attempt:
+            return None
+        made = self.look(job.id).submission_count
+        if row["cancel_requested"] or self._open(job.id) or made >= submission.max_submissions:
+            return None
+        self.attempts[job.id, job.attempt] = dict.fromkeys(SUBMISSION_COLUMNS) | {
+            "job_id": job.id, "attempt": job.attempt, "try_number": row["try_number"],
+            "endpoint_id": submission.endpoint_id, "state": "submitting",
+            "plan": dict(submission.plan), "input_objects": list(submission.input_objects),
+            "resend": False, "missing_looks": 0, "created_at": self.now,
+            "expires_at": self.now + submission.ttl_seconds,
+            "next_poll_at": self.now + 2 * self.lease_seconds,
+        }  # fmt: skip
+        row |= dict(submission.columns) | {
+            "crashes": 0, "crashes_alone": 0, "lease_expires_at": self.now + self.lease_seconds,
+        }  # fmt: skip
+        row["revision"] += 1
+        return self.look(job.id)
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
         self._enter("take_due" if everything_after is None else "take_page")
         due = [
-            key for key, sub in sorted(self.subs.items())
-            if sub.state.open and sub.state is not SubmissionState.SUBMITTING
+            key for key, sub in sorted(self.attempts.items())
+            if sub["state"] in OPEN and sub["state"] != "submitting"
             and (key[0] > everything_after if everything_after is not None
-                 else self.times[key].poll_at <= self.now)
+                 else sub["next_poll_at"] <= self.now)
         ][:want]  # fmt: skip
         for key in due:
-            self.times[key].poll_at = self.now + 30.0
+            self.attempts[key]["next_poll_at"] = self.now + 30.0
         return [self.look(key) for key in sorted({key for key, _ in due})]
+
+    async def stranded(self, want: int, *, after: str | None = None) -> list[Case]:
+        self._enter("stranded")
+        expired = {
+            key for key, row in self.rows.items()
+            if row["status"] == "preparing" and row["lease_expires_at"] is not None
+            and row["lease_expires_at"] < self.now
+        }  # fmt: skip
+        senders = {
+            key for (key, _), sub in self.attempts.items()
+            if sub["state"] == "submitting" and sub["next_poll_at"] < self.now
+        }  # fmt: skip
+        found = sorted(key for key in expired | senders if after is None or key > after)
+        return [self.look(key) for key in found[:want]]
 
     async def case(self, job_id: str) -> Case | None:
         self._enter("case")
@@ -279,47 +287,55 @@ class FakeStore:
         self._enter("write")
         if any(change.job_id in self.refused for change in changes):
             raise StoreRefused("A job cannot go there. (P0001)")
-        return [self._write(change) for change in changes]
+        before = deepcopy((self.rows, self.attempts))
+        try:
+            return [self._write(change) for change in changes]
+        except StoreRefused:
+            self.rows, self.attempts = before
+            raise
 
     def _write(self, change: Change) -> Written:
-        row, case = self.jobs.get(change.job_id), self.look(change.job_id)
-        took = (row and row.revision) == change.revision and case.states == dict(change.states)
-        if took:
+        row, case = self.rows.get(change.job_id), self.look(change.job_id)
+        locked = change.job_id in self.locked
+        same = (row and row["revision"]) == change.revision and case.states == dict(change.states)
+        if same and not locked:
             for part in change.submissions:
-                self._write_part(change.job_id, part.as_json())
-            if row is not None and change.job is not None:
-                assert not row.status.terminal, "a terminal row is left by nothing but a retry"
-                known = {k: v for k, v in change.job.items() if k in Job.__slots__}
-                values = dict(known, status=JobStatus(str(known.get("status", row.status))))
-                if values.get("cost_usd"):
-                    values["cost_usd"] = Decimal(str(values["cost_usd"]))
-                self._set(row.id, **values, lease_left=None)
-                self.leases.pop(row.id, None)
-                if change.retry_seconds is not None:
-                    self.available[row.id] = self.now + change.retry_seconds
-        return Written(job_id=change.job_id, took=took, case=self.look(change.job_id))
+                values = self._values(part.values, part.instants, SUBMISSION_COLUMNS)
+                self._check_run(change.job_id, part.attempt, values.get("runpod_job_id"))
+                self.attempts[change.job_id, part.attempt] |= values
+            values = self._values(change.job, change.job_instants, JOB_COLUMNS)
+            if row is not None and values:
+                self._update(row, values)
+        took = same and not locked
+        return Written(
+            job_id=change.job_id, took=took, locked=locked, case=self.look(change.job_id)
+        )
 
-    def _write_part(self, job_id: str, part: Mapping[str, Any]) -> None:
-        key = (job_id, part["attempt"])
-        at, sub = self.times[key], self.subs[key]
-        values = {
-            name: value for name, value in part["set"].items() if name in Submission.__slots__
+    def _values(
+        self, values: Mapping[str, Any], instants: Mapping[str, float | None], known: frozenset[str]
+    ) -> Columns:
+        moments = {
+            name: None if seconds is None else self.now + seconds
+            for name, seconds in instants.items()
         }
-        if "state" in values:
-            values["state"] = SubmissionState(values["state"])
-        looks = {True: sub.missing_looks + 1, False: 0, None: sub.missing_looks}[part["missing"]]
-        self.subs[key] = replace(sub, **values, missing_looks=looks)
-        for name in ("missing", "incomplete"):
-            since = getattr(at, name)
-            new = {True: self.now if since is None else since, False: None, None: since}
-            setattr(at, name, new[part[name]])
-        at.started = self.now if part["started"] and at.started is None else at.started
-        at.cancel_asked = self.now if part["cancel_asked"] else at.cancel_asked
-        at.poll_at = self.now + part["poll_seconds"]
+        given = dict(values) | moments
+        if unknown := sorted(set(given) - known):
+            raise StoreRefused(f"The worker may not write {', '.join(unknown)}. (P0001)")
+        return given
 
-    async def refresh_queue(self, places: int) -> int:
-        self._enter("refresh_queue")
-        return 0
+    def _check_run(self, key: str, attempt: int, run_id: str | None) -> None:
+        owners = [one for one, sub in self.attempts.items() if sub["runpod_job_id"] == run_id]
+        if run_id is not None and owners not in ([], [(key, attempt)]):
+            raise StoreRefused("duplicate key value (23505)")
+
+    def _update(self, row: Columns, values: Columns) -> None:
+        if row["status"] in ENDED and values.get("status", row["status"]) != row["status"]:
+            raise StoreRefused(f"A job that is {row['status']} stays so. (P0001)")
+        progress = max(row["progress"], values.get("progress", 0))
+        row |= values | {"progress": progress}
+        row["revision"] += 1
+        if row["status"] in ENDED:
+            row |= {"eta_at": None, "ending_code": None, "ending_message": None}
 
 
 @dataclass
@@ -331,7 +347,7 @@ class FakeRunPod:
     runs: dict[str, RunUpdate | Exception] = field(default_factory=dict)
     health_says: Health | Exception = field(default_factory=lambda: health())
     posts: list[Mapping[str, object]] = field(default_factory=list)
-    looks: list[str] = field(default_factory=list)
+    polled: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     probes: int = 0
     posting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -350,7 +366,7 @@ class FakeRunPod:
         return answer or RunUpdate(run_id=run_id, state=RunState.QUEUED)
 
     async def status(self, run_id: str, *, endpoint_id: str | None = None) -> RunUpdate:
-        self.looks.append(run_id)
+        self.polled.append(run_id)
         answer = self.runs.get(run_id, RunGone(run_id))
         if isinstance(answer, Exception):
             raise answer

@@ -38,6 +38,13 @@ FAST = {
 }
 
 
+JOBS = """
+select j.*, (select count(*) from public.video_job_attempts a where a.job_id = j.id
+  and a.try_number = j.try_number and a.state <> 'refused') as submissions
+from public.video_jobs j
+"""
+
+
 class Daemon:
     """One `python -m worker run` with its log file."""
 
@@ -257,7 +264,8 @@ class World:
         return str((await self.sql(query, *row.values()))[0]["id"])
 
     async def job(self, job_id: str) -> dict[str, Any]:
-        return (await self.sql("select * from public.video_jobs where id = %s", job_id))[0]
+        """A row, and how many submissions of its try may have been paid."""
+        return (await self.sql(f"{JOBS} where j.id = %s", job_id))[0]
 
     async def until(self, job_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
         """Wait until the row has one of these statuses."""

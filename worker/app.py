@@ -11,22 +11,36 @@ from collections.abc import AsyncIterator
 
 import httpx
 import structlog
+from supabase import AsyncClient
 
 from worker import __version__
 from worker.dispatch.dispatcher import Dispatcher
-from worker.dispatch.gate import Gate
-from worker.dispatch.preparation import Preparer
-from worker.dispatch.submission import Submitter
+from worker.dispatch.gate import SubmissionGate
+from worker.dispatch.preparer import Preparer
+from worker.dispatch.submitter import Submitter
 from worker.jobs.errors import TransientError
+from worker.jobs.job import Job
 from worker.media.fetch import Fetcher
 from worker.media.inputs import InputDesk
 from worker.media.storage import StorageApi
-from worker.policies import claim_limits, input_policy, own_addresses, read_template, run_limits
+from worker.policies import (
+    claim_limits,
+    input_policy,
+    lifecycle_policy,
+    own_addresses,
+    read_template,
+)
+from worker.reconcile.effects import EffectRunner
+from worker.reconcile.not_accepted import NotAcceptedDetector
+from worker.reconcile.poller import Poller
 from worker.reconcile.reconciler import Reconciler
+from worker.reconcile.tracker import RunTracker
+from worker.reconcile.updater import JobUpdater
 from worker.runpod.api import RunPodApi
+from worker.runtime.clock import Environment
 from worker.runtime.loops import Heartbeats
 from worker.runtime.metrics import METRICS
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import Watchdog
 from worker.schedule import Schedule, Wakeups
 from worker.settings import Settings
@@ -38,118 +52,159 @@ from worker.workflow.validation import Template
 log = structlog.get_logger(__name__)
 
 SUBMIT_SECONDS = 45.0
-# To give back or finish what is in hand; then for the last answers and for loops in a tick. What
+# To release or finish what is claimed; then for the last answers and for loops in a tick. What
 # still waits for others after that is broken off: the next process finds all of it in the table.
 STOP_SECONDS = 15.0
 GOODBYE_SECONDS = 4.0
 
 
 class App:
-    """Everything that runs, wired once."""
+    """Everything that runs, wired once: what a part needs comes in by its constructor."""
 
-    def __init__(self, settings: Settings, template: Template, http: httpx.AsyncClient) -> None:
-        self.settings = settings
-        self.template = template
+    def __init__(
+        self,
+        settings: Settings,
+        template: Template,
+        *,
+        http: httpx.AsyncClient,
+        supabase: AsyncClient,
+        runpod: RunPodApi,
+        environment: Environment,
+    ) -> None:
         # Names this process on its leases.
         self.owner = str(uuid.uuid4())
-        self.board = Board()
-        self.beats = Heartbeats()
+        self.readiness = Readiness()
+        self.beats = Heartbeats(environment.monotonic)
         self.stop = asyncio.Event()
         self.draining = asyncio.Event()
-        self._http = http
-        self._wakeups = Wakeups()
-        self.runpod = RunPodApi(
-            endpoint_url=settings.runpod_endpoint_url,
-            api_key=settings.runpod_api_key.get_secret_value(),
-            submit_seconds=SUBMIT_SECONDS,
-        )
+        self.wakeups = Wakeups()
+        self._settings = settings
+        self._template = template
+        self._runpod = runpod
+        self._environment = environment
+        self._secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         key = settings.supabase_service_role_key.get_secret_value()
-        self.desk = InputDesk(
+        self.media = InputDesk(
             policy=input_policy(settings),
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
             storage=StorageApi(url=settings.supabase_url, key=key, client=http),
         )
-        self.doorbell = RealtimeDoorbell(
-            url=settings.supabase_url, key=key, on_ring=self._wakeups.ring, on_ready=self._on_ready
+        self.listener = RealtimeDoorbell(
+            url=settings.supabase_url,
+            key=key,
+            on_ring=self.wakeups.hear,
+            on_ready=self._on_realtime_ready,
         )
-
-    async def wire(self) -> None:
-        """Build what needs the running event loop."""
-        settings = self.settings
-        key = settings.supabase_service_role_key.get_secret_value()
-        client = await connect(settings.supabase_url, key, self._http)
         self.store = SupabaseStore(
-            client,
+            supabase,
             owner=self.owner,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.poll_seconds,
-            endpoint_id=self.runpod.endpoint_id,
+            endpoint_id=runpod.endpoint_id,
+        )
+        self.tracker = RunTracker(clock=environment.monotonic)
+        poller = Poller(runpod=runpod, tracker=self.tracker, jitter=environment.jitter)
+        detector = NotAcceptedDetector(
+            runpod=runpod, poller=poller, tracker=self.tracker, clock=environment.monotonic
+        )
+        self.effects = EffectRunner(
+            runpod=runpod, media=self.media, tracker=self.tracker, detector=detector
+        )
+        self.updater = JobUpdater(
+            store=self.store,
+            policy=lifecycle_policy(settings),
+            effects=self.effects,
+            jitter=environment.jitter,
+            on_change=self.wakeups.dispatch.set,
         )
         self.reconciler = Reconciler(
             store=self.store,
-            runpod=self.runpod,
-            media=self.desk,
-            limits=run_limits(settings),
+            updater=self.updater,
+            poller=poller,
+            tracker=self.tracker,
+            detector=detector,
+            poll_seconds=settings.poll_seconds,
+            patience=settings.result_patience_seconds,
             exclusive=settings.endpoint_exclusive,
         )
-        self.dispatcher = self._way_out()
+        self.dispatcher = self._dispatcher()
         self.schedule = Schedule(
             settings,
             store=self.store,
-            desk=self.desk,
-            doorbell=self.doorbell,
+            media=self.media,
+            listener=self.listener,
             dispatcher=self.dispatcher,
             reconciler=self.reconciler,
-            wakeups=self._wakeups,
-            board=self.board,
+            wakeups=self.wakeups,
+            readiness=self.readiness,
             beats=self.beats,
         )
         self.web = Web(
             reconciler=self.reconciler,
-            board=self.board,
+            readiness=self.readiness,
             beats=self.beats,
-            secrets=self._webhook_secrets(),
+            secrets=self._secrets,
             refresh=self._refresh_metrics,
         )
 
-    def _way_out(self) -> Dispatcher:
-        settings = self.settings
-        secrets = self._webhook_secrets()
-        gate = Gate(runpod=self.runpod, board=self.board)
+    def _dispatcher(self) -> Dispatcher:
+        settings, environment = self._settings, self._environment
+        gate = SubmissionGate(
+            runpod=self._runpod,
+            readiness=self.readiness,
+            clock=environment.boot_time,
+            jitter=environment.jitter,
+        )
         preparer = Preparer(
-            media=self.desk,
-            template=self.template,
+            media=self.media,
+            template=self._template,
             policy=settings.plan_policy,
-            board=self.board,
+            readiness=self.readiness,
             own_addresses=own_addresses(settings),
+            jitter=environment.jitter,
+            sleep=environment.sleep,
         )
         submitter = Submitter(
             store=self.store,
-            runpod=self.runpod,
+            runpod=self._runpod,
             preparer=preparer,
             gate=gate,
-            template=self.template,
+            updater=self.updater,
+            tracker=self.tracker,
+            effects=self.effects,
+            template=self._template,
             max_submissions=settings.max_submissions,
             lease_seconds=settings.lease_seconds,
             webhook_url=lambda job_id, attempt: webhook_url(
-                settings.public_url, secrets, job_id, attempt
+                settings.public_url, self._secrets, job_id, attempt
             ),
-            on_submitted=self.reconciler.hold,
+            clock=environment.boot_time,
+            sleep=environment.sleep,
         )
         return Dispatcher(
-            store=self.store, gate=gate, submitter=submitter, limits=claim_limits(settings)
+            store=self.store,
+            gate=gate,
+            submitter=submitter,
+            updater=self.updater,
+            limits=claim_limits(settings),
+            clock=environment.boot_time,
+            on_claim=self._on_claim,
+            on_room=self.wakeups.dispatch.set,
         )
 
-    def _webhook_secrets(self) -> list[str]:
-        return [one.get_secret_value() for one in self.settings.webhook_secret]
+    def _on_claim(self, job: Job) -> None:
+        """Notice a new row that the sweep found, though Realtime should have told of it."""
+        if (seconds := self.wakeups.unheard_for(job)) is not None:
+            METRICS.doorbell_missed.inc()
+            self.listener.missed(seconds)
 
-    def _on_ready(self) -> None:
-        self.board.clear("realtime")
-        self._wakeups.look_again()
+    def _on_realtime_ready(self) -> None:
+        self.readiness.clear("realtime")
+        self.wakeups.look_again()
 
     def _refresh_metrics(self) -> None:
-        METRICS.realtime_ready.set(self.doorbell.state == "ready")
-        age = self.doorbell.last_event_age
+        METRICS.realtime_ready.set(self.listener.state == "ready")
+        age = self.listener.last_event_age
         METRICS.realtime_event_age.set(float("nan") if age is None else age)
 
     async def run(self, server_socket: socket.socket) -> None:
@@ -160,51 +215,63 @@ class App:
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(server.serve(sockets=[server_socket]), name="web")
-                bell = tasks.create_task(self.doorbell.run(), name="doorbell")
+                listening = tasks.create_task(self.listener.run(), name="realtime")
                 loops = self.schedule.start(tasks, self.stop)
                 await self.draining.wait()
-                log.info("app.stopping", in_hand=len(self.dispatcher.working))
+                log.info("app.stopping", claims=len(self.dispatcher.claims))
                 posted = SUBMIT_SECONDS + 5 - GOODBYE_SECONDS
                 await self.dispatcher.stop(posted if self.dispatcher.posting else STOP_SECONDS)
                 self.stop.set()
-                self._wakeups.all()
+                self.wakeups.all()
                 server.should_exit = True
-                bell.cancel()
+                listening.cancel()
                 rest = [serving, *loops, *self.dispatcher.break_off()]
                 _, slow = await asyncio.wait(rest, timeout=GOODBYE_SECONDS)
                 for task in slow:
                     task.cancel()
         finally:
             watchdog.stop()
+            self.media.close()
 
 
 @contextlib.asynccontextmanager
-async def _clients(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def _clients(
+    settings: Settings,
+) -> AsyncIterator[tuple[httpx.AsyncClient, AsyncClient, RunPodApi]]:
     limits = httpx.Limits(max_connections=40, max_keepalive_connections=20)
     headers = {"User-Agent": f"talking-head-worker/{__version__}"}
-    async with httpx.AsyncClient(
+    runpod = RunPodApi(
+        endpoint_url=settings.runpod_endpoint_url,
+        api_key=settings.runpod_api_key.get_secret_value(),
+        submit_seconds=SUBMIT_SECONDS,
+    )
+    http = httpx.AsyncClient(
         timeout=TIMEOUT, limits=limits, headers=headers, follow_redirects=False
-    ) as http:
-        yield http
+    )
+    async with http, runpod:
+        key = settings.supabase_service_role_key.get_secret_value()
+        yield http, await connect(settings.supabase_url, key, http), runpod
 
 
 async def serve(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; raises when a part of it fails unexpectedly."""
     template = read_template(settings)
     with listen(settings.host, settings.port) as server_socket:
-        async with _clients(settings) as http:
-            app = App(settings, template, http)
-            async with app.runpod:
-                try:
-                    await app.wire()
-                    loop = asyncio.get_running_loop()
-                    for name in (signal.SIGTERM, signal.SIGINT):
-                        loop.add_signal_handler(name, app.draining.set)
-                    _announce(settings, template, app.owner)
-                    await app.run(server_socket)
-                    log.info("app.stopped")
-                finally:
-                    app.desk.close()
+        async with _clients(settings) as (http, supabase, runpod):
+            app = App(
+                settings,
+                template,
+                http=http,
+                supabase=supabase,
+                runpod=runpod,
+                environment=Environment(),
+            )
+            loop = asyncio.get_running_loop()
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, app.draining.set)
+            _announce(settings, template, app.owner)
+            await app.run(server_socket)
+            log.info("app.stopped")
 
 
 def _announce(settings: Settings, template: Template, owner: str) -> None:
@@ -228,15 +295,15 @@ def _announce(settings: Settings, template: Template, owner: str) -> None:
 
 
 def run_daemon(settings: Settings) -> int:
-    """The daemon's exit code: 0 after a signal, 1 after a failure."""
+    """Return the daemon's exit code: 0 after a signal, 1 after a failure."""
     try:
         asyncio.run(serve(settings))
     except OSError as error:
         log.error("app.cannot_listen", port=settings.port, reason=str(error))
         return 1
     except BaseExceptionGroup as group:
-        for one in group.exceptions:
-            log.critical("app.crashed", exc_info=one)
+        for part in group.exceptions:
+            log.critical("app.crashed", exc_info=part)
         return 1
     except TransientError as error:
         log.critical("app.crashed", reason=error.message)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from worker.jobs.change import Limits
 from worker.jobs.errors import WorkflowInvalid
+from worker.jobs.retry import LifecyclePolicy
 from worker.media.inputs import InputPolicy
 from worker.ports import ClaimLimits
 from worker.runtime.data_files import workflow_file
@@ -57,17 +57,16 @@ def claim_limits(settings: Settings) -> ClaimLimits:
     )
 
 
-def run_limits(settings: Settings) -> Limits:
-    """How long a run may take its time, and how often it is looked at."""
-    return Limits(
+def lifecycle_policy(settings: Settings) -> LifecyclePolicy:
+    """How patient the worker is with runs, and how often it polls them."""
+    return LifecyclePolicy(
         max_submissions=settings.max_submissions,
         queue_deadline=settings.queue_deadline_seconds,
         poll=settings.poll_seconds,
         slow_poll=max(settings.slow_poll_seconds, settings.poll_seconds),
-        unknown_wait=settings.submit_unknown_wait_seconds,
-        gpu_price_per_second=settings.gpu_price_per_second,
-        missing=settings.result_patience_seconds,
-        incomplete=settings.result_patience_seconds,
         soon=min(5.0, settings.poll_seconds),
+        patience=settings.result_patience_seconds,
+        unknown_wait=settings.submit_unknown_wait_seconds,
         retry_first=settings.retry_seconds,
+        gpu_price_per_second=settings.gpu_price_per_second,
     )

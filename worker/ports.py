@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from worker.jobs.change import Change
-from worker.jobs.errors import Notice
 from worker.jobs.health import Health
 from worker.jobs.job import Case, Job
 from worker.jobs.run import RunUpdate
-from worker.plan.media_facts import AudioFacts, ImageFacts
+from worker.plan.media_facts import PublishedInputs
 from worker.plan.plan import Plan
+
+Clock = Callable[[], float]
+"""Seconds that only ever grow; which clock it is stands at the parameter."""
+Jitter = Callable[[], float]
+"""A random number from 0 to 1."""
+Sleep = Callable[[float], Awaitable[None]]
+"""asyncio.sleep, or a test's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +33,8 @@ class ClaimLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
-    """What is written before POST /run; `columns` go into the row, `plan` onto the submission."""
+class NewSubmission:
+    """What is committed before POST /run; `columns` go into the row, `plan` onto the submission."""
 
     max_submissions: int
     endpoint_id: str
@@ -40,35 +46,16 @@ class Beginning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimEnding:
-    """How a claim ends without a known run; `submission`: refused, unknown, or none begun."""
-
-    status: str
-    phase: str = "in_line"
-    phase_detail: str | None = None
-    retry_seconds: float = 0.0
-    submission: str | None = None
-    raw_error: str | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """A run id was recorded; `wanted` is false when nobody waits for that run any more."""
-
-    wanted: bool
-    case: Case
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Whether a change took, and the case as it is now."""
+    """What became of a change, and the case as it is now.
+
+    `took`: it was written. `locked`: somebody else holds the row; nothing was compared.
+    """
 
     job_id: str
     took: bool
     case: Case
+    locked: bool = False
 
 
 class JobStore(Protocol):
@@ -76,25 +63,19 @@ class JobStore(Protocol):
 
     async def claim(
         self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
-    ) -> list[Job]: ...
-
-    async def recover(self) -> list[Job]: ...
+    ) -> list[Case]: ...
 
     async def renew(self, job_ids: Sequence[str]) -> list[Job]: ...
 
-    async def begin(self, job: Job, beginning: Beginning) -> Job | None: ...
-
-    async def record(self, job_id: str, attempt: int, run_id: str) -> Recorded | None: ...
-
-    async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None: ...
+    async def begin(self, job: Job, submission: NewSubmission) -> Case | None: ...
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]: ...
+
+    async def stranded(self, want: int, *, after: str | None = None) -> list[Case]: ...
 
     async def case(self, job_id: str) -> Case | None: ...
 
     async def write(self, changes: Sequence[Change]) -> list[Written]: ...
-
-    async def refresh_queue(self, places: int) -> int: ...
 
 
 class RunPod(Protocol):
@@ -110,32 +91,6 @@ class RunPod(Protocol):
     async def cancel(self, run_id: str, *, endpoint_id: str | None = None) -> None: ...
 
     async def health(self, *, endpoint_id: str | None = None) -> Health: ...
-
-
-class OpenedMedia(Protocol):
-    """One job's media, fetched and decoded."""
-
-    @property
-    def audio(self) -> AudioFacts: ...
-
-    @property
-    def image(self) -> ImageFacts: ...
-
-    @property
-    def warnings(self) -> tuple[Notice, ...]: ...
-
-
-class PublishedInputs(Protocol):
-    """Where the GPU worker finds the inputs; never stored, since the URLs may be signed."""
-
-    @property
-    def image_url(self) -> str: ...
-
-    @property
-    def audio_url(self) -> str: ...
-
-    @property
-    def objects(self) -> tuple[str, ...]: ...
 
 
 class Media(Protocol):

@@ -1,4 +1,4 @@
-"""The daemon's loops: what each does in a tick, how often it comes round, and what wakes it."""
+"""The daemon's loops: what each does in a tick, how often, and what wakes it."""
 
 from __future__ import annotations
 
@@ -6,54 +6,53 @@ import asyncio
 from collections import OrderedDict
 from datetime import UTC, datetime, timedelta
 
-import structlog
-
 from worker.dispatch.dispatcher import Dispatcher
 from worker.jobs.job import Job
 from worker.media.inputs import InputDesk
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats, Wakeup, every
 from worker.runtime.metrics import METRICS
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import measure_lag
 from worker.settings import Settings
 from worker.supabase.realtime import RealtimeDoorbell, Ring
 from worker.supabase.store import SupabaseStore
 
-log = structlog.get_logger(__name__)
-
-BELL_SECONDS = 3.0
-RINGS_KEPT = 10_000
+HINT_SECONDS = 3.0
+HINTS_KEPT = 10_000
 SLOWEST_TICK = 120.0
 HOUR = 3600.0
 
 
 class Wakeups:
-    """Wakes loops before their time, and remembers for which rows the doorbell has rung."""
+    """Wakes loops before their time, and remembers of which rows Realtime has told."""
 
     def __init__(self) -> None:
         self.dispatch = Wakeup()
         self.reconcile = Wakeup()
         self.sweep = Wakeup()
         self.lease = Wakeup()
-        self.housekeeping = Wakeup()
-        self._rung: OrderedDict[str, None] = OrderedDict()
+        self.prune = Wakeup()
+        self._heard: OrderedDict[str, None] = OrderedDict()
 
-    def ring(self, ring: Ring) -> None:
-        """A row was inserted or changed: only the loops that it concerns look."""
-        if ring.job_id is not None:
-            self._rung[ring.job_id] = None
-            if len(self._rung) > RINGS_KEPT:
-                self._rung.popitem(last=False)
-        if ring.kind in ("insert", "retry"):
+    def hear(self, hint: Ring) -> None:
+        """A row was inserted or changed: wake only the loops that it concerns."""
+        if hint.job_id is not None:
+            self._heard[hint.job_id] = None
+            if len(self._heard) > HINTS_KEPT:
+                self._heard.popitem(last=False)
+        if hint.kind in ("insert", "retry"):
             self.dispatch.set()
         else:
             self.reconcile.set()
             self.lease.set()
 
-    def has_rung(self, job_id: str) -> bool:
-        """Whether the doorbell told of this row, as far as is remembered."""
-        return job_id in self._rung
+    def unheard_for(self, job: Job) -> float | None:
+        """Seconds since a new row's insert, if Realtime should have told of it and did not."""
+        first = job.attempt == 1 and job.try_number == 1
+        if not first or job.waited is None or job.waited <= HINT_SECONDS or job.id in self._heard:
+            return None
+        return job.waited
 
     def look_again(self) -> None:
         """Changes may have gone unheard."""
@@ -62,40 +61,35 @@ class Wakeups:
 
     def all(self) -> None:
         """Let every loop see that it is over."""
-        for wakeup in (
-            self.dispatch, self.reconcile, self.sweep, self.lease, self.housekeeping,
-        ):  # fmt: skip
+        for wakeup in (self.dispatch, self.reconcile, self.sweep, self.lease, self.prune):
             wakeup.set()
 
 
 class Schedule:
-    """Starts the loops; its own are the sweep and the housekeeping."""
+    """Starts the loops; its own are the sweep and the pruning."""
 
     def __init__(
         self,
         settings: Settings,
         *,
         store: SupabaseStore,
-        desk: InputDesk,
-        doorbell: RealtimeDoorbell,
+        media: InputDesk,
+        listener: RealtimeDoorbell,
         dispatcher: Dispatcher,
         reconciler: Reconciler,
         wakeups: Wakeups,
-        board: Board,
+        readiness: Readiness,
         beats: Heartbeats,
     ) -> None:
         self._settings = settings
         self._store = store
-        self._desk = desk
-        self._doorbell = doorbell
+        self._media = media
+        self._listener = listener
         self._dispatcher = dispatcher
         self._reconciler = reconciler
         self._wakeups = wakeups
-        self._board = board
+        self._readiness = readiness
         self._beats = beats
-        dispatcher.freed = wakeups.dispatch.set
-        dispatcher.claimed = self._check_bell
-        reconciler.changed = wakeups.dispatch.set
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> list[asyncio.Task[None]]:
         """Start every loop; each ends after the tick in which `stop` is set."""
@@ -106,7 +100,7 @@ class Schedule:
             ("reconcile", self._reconciler.tick, sweep_seconds, wakeups.reconcile),
             ("sweep", self.sweep, sweep_seconds, wakeups.sweep),
             ("lease", dispatcher.renew, settings.lease_seconds / 3, wakeups.lease),
-            ("housekeeping", self.keep_house, HOUR, wakeups.housekeeping),
+            ("prune", self.prune, HOUR, wakeups.prune),
         )
         loops = [
             tasks.create_task(
@@ -117,9 +111,9 @@ class Schedule:
                     stop=stop,
                     wakeup=wakeup,
                     beats=self._beats,
-                    board=self._board,
+                    readiness=self._readiness,
                     # Thousands of folders are looked through one by one; nothing waits for it.
-                    slowest_tick=HOUR if name == "housekeeping" else SLOWEST_TICK,
+                    slowest_tick=HOUR if name == "prune" else SLOWEST_TICK,
                 ),
                 name=name,
             )
@@ -128,37 +122,22 @@ class Schedule:
         return [*loops, tasks.create_task(measure_lag(stop, self._beats), name="lag")]
 
     async def sweep(self) -> float | None:
-        """Take back expired leases, keep the line's places, see whether the doorbell works."""
-        recovered = await self._store.recover()
-        METRICS.recovered.inc(len(recovered))
-        for job in recovered:
-            log.info("job.recovered", job_id=job.id, attempt=job.attempt, status=job.status.value)
-            if job.status.terminal:
-                METRICS.jobs_ended.labels(job.status.value, job.error_code or "").inc()
+        """Find what no event told of: stranded rows, waiting rows, a Realtime that is silent."""
+        await self._reconciler.sweep()
         await self._store.refresh_queue(100)
         self._wakeups.dispatch.set()
-        if self._doorbell.state != "ready":
+        if self._listener.state != "ready":
             reason = "no changes are heard; rows are found by the sweep alone"
-            self._board.note("realtime", reason)
+            self._readiness.report("realtime", reason)
         else:
-            self._board.clear("realtime")
+            self._readiness.clear("realtime")
         METRICS.count_jobs(await self._store.count())
         return None
 
-    async def keep_house(self) -> float | None:
+    async def prune(self) -> float | None:
         """Once an hour: forget old history, remove prepared inputs of jobs that are over."""
         await self._store.prune(self._settings.history_keep_days)
         if self._settings.media_bucket:
             kept = timedelta(hours=self._settings.media_retention_hours)
-            await self._desk.purge_older_than(datetime.now(UTC) - kept)
+            await self._media.purge_older_than(datetime.now(UTC) - kept)
         return None
-
-    def _check_bell(self, job: Job) -> None:
-        """A new row that the sweep found, though its insert should have rung long ago."""
-        waited = job.waited
-        first = job.attempt == 1 and job.try_number == 1
-        if not first or waited is None or waited <= BELL_SECONDS:
-            return
-        if not self._wakeups.has_rung(job.id):
-            METRICS.doorbell_missed.inc()
-            self._doorbell.missed(waited)

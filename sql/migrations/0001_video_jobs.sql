@@ -73,10 +73,9 @@ create table if not exists public.video_jobs (
   updated_at timestamptz not null default now(),
   started_at timestamptz,
   completed_at timestamptz,
-  -- the claim: attempt is only a fence; try counts retries by people; submissions count runs of this try
+  -- the claim: attempt is only a fence; try_number counts retries by people
   attempt integer not null default 0,
   try_number integer not null default 1,
-  submissions integer not null default 0,
   available_at timestamptz not null default now(),
   lease_owner uuid,
   lease_expires_at timestamptz,
@@ -147,6 +146,41 @@ create index if not exists video_jobs_active on public.video_jobs (id) where sta
 create index if not exists video_jobs_user on public.video_jobs (user_id, created_at desc);
 alter table public.video_jobs set (fillfactor = 80);
 
+-- Who writes which column of video_jobs: the one list that grants, guards, retry and the worker's write read.
+-- A column that is in no group is closed: nobody can write it, and a retry clears it.
+create or replace function public.video_job_columns_v1(p_group text) returns text[]
+language sql immutable set search_path = '' as $$
+  select case p_group
+    -- by the app, fixed once the worker has taken the job
+    when 'input' then array['image_url', 'audio_url', 'width', 'height', 'quality', 'prompt', 'negative_prompt', 'seed', 'steps']
+    when 'owner' then array['user_id', 'idempotency_key']
+    -- by people at any time; priority by a service key only (it has no grant)
+    when 'people' then array['cancel_requested', 'metadata', 'priority']
+    -- by the worker
+    when 'plan' then array['frames', 'windows', 'sampled_windows', 'render_width', 'render_height', 'audio_duration',
+      'video_duration', 'seed_used', 'warnings', 'estimated_cost_usd']
+    when 'progress' then array['status', 'phase', 'phase_detail', 'progress', 'progress_source', 'eta_at', 'queue_position',
+      'error_code', 'error_message', 'video_url', 'runpod_job_id', 'started_at', 'completed_at', 'available_at',
+      'ending_code', 'ending_message', 'crashes', 'crashes_alone', 'claimed_alone', 'lease_owner', 'lease_expires_at']
+    -- by the worker, kept by a retry
+    when 'history' then array['cost_usd']
+    -- by triggers and the claim alone
+    when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt']
+    -- the worker's columns of video_job_attempts
+    when 'submission' then array['state', 'runpod_job_id', 'video_url', 'delay_ms', 'execution_ms', 'cost_usd', 'error_code',
+      'error_message', 'resend', 'raw_error', 'missing_looks', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
+      'missing_since', 'incomplete_since', 'cancel_asked_at', 'next_poll_at']
+  end
+$$;
+revoke execute on function public.video_job_columns_v1(text) from public, anon, authenticated;
+
+-- These keys of an object, and no others.
+create or replace function public.video_job_pick_v1(p_object jsonb, p_keys text[]) returns jsonb
+language sql immutable set search_path = '' as $$
+  select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(p_object) e where e.key = any (p_keys)
+$$;
+revoke execute on function public.video_job_pick_v1(jsonb, text[]) from public, anon, authenticated;
+
 create table if not exists public.video_job_attempts (
   job_id uuid not null,
   attempt integer not null,
@@ -155,7 +189,7 @@ create table if not exists public.video_job_attempts (
   endpoint_id text not null,
   runpod_job_id text,
   -- submitting: committed before POST /run; unknown: the POST's outcome is not known;
-  -- queued, running: live at RunPod; refused: proved not accepted; expired: an unknown one given up
+  -- queued, running: live at RunPod; refused: proved not accepted; expired: unknown and given up
   state text not null default 'submitting',
   plan jsonb not null default '{}'::jsonb,
   template_hash text,
@@ -164,7 +198,10 @@ create table if not exists public.video_job_attempts (
   delay_ms bigint,
   execution_ms bigint,
   cost_usd numeric,
+  -- error_message: for people; resend: whether another submission may help though nobody changed anything
   error_code text,
+  error_message text,
+  resend boolean not null default false,
   raw_error text,
   created_at timestamptz not null default now(),
   submitted_at timestamptz,
@@ -222,8 +259,10 @@ grant select, insert, delete on public.video_job_events to service_role;
 grant select on public.video_job_migrations to service_role;
 
 grant select on public.video_jobs to authenticated;
-grant insert (id, user_id, image_url, audio_url, width, height, quality, prompt, negative_prompt, seed, steps,
-              idempotency_key, metadata, cancel_requested) on public.video_jobs to authenticated;
+do $$ begin
+  execute format('grant insert (id, metadata, cancel_requested, %s) on public.video_jobs to authenticated',
+    array_to_string(public.video_job_columns_v1('input') || public.video_job_columns_v1('owner'), ', '));
+end $$;
 grant update (cancel_requested) on public.video_jobs to authenticated;
 
 drop policy if exists "people read their own jobs" on public.video_jobs;

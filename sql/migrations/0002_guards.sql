@@ -1,6 +1,6 @@
 -- The guards: which moves a row may make, whoever asks, and the timeline that records them.
 -- Worker functions (0003) announce themselves by a transaction-local setting; all other writers
--- (dashboard, SQL, service key, browser) may insert, mend inputs, cancel, retry and delete.
+-- (dashboard, SQL, service key, browser) may insert, correct inputs, cancel, retry and delete.
 
 begin;
 do $$
@@ -30,8 +30,21 @@ language sql immutable set search_path = '' as $$
 $$;
 revoke execute on function public.video_job_text_v1(text, integer, integer) from public, anon, authenticated;
 
+-- A row at the start of a try: what it keeps, and first values for everything else (null unless named here).
+create or replace function public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]) returns public.video_jobs
+language sql stable set search_path = '' as $$
+  select r.* from jsonb_populate_record(null::public.video_jobs,
+    jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
+      'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
+      'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
+    || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
+$$;
+revoke execute on function public.video_job_fresh_v1(public.video_jobs, text[]) from public, anon, authenticated;
+
 create or replace function public.video_jobs_before_insert() returns trigger
 language plpgsql security definer set search_path = '' as $$
+declare
+  cancelled constant boolean := new.cancel_requested;
 begin
   if new.status <> 'queued' then
     raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
@@ -46,70 +59,64 @@ begin
   if exists (select 1 from public.video_job_attempts a where a.job_id = new.id) then
     raise exception 'The id % belonged to an earlier job. Use a new id.', new.id;
   end if;
-  new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
-  new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
-  new.sampled_windows := null; new.render_width := null; new.render_height := null;
-  new.audio_duration := null; new.video_duration := null; new.seed_used := null; new.warnings := '[]';
-  new.error_code := null; new.error_message := null; new.video_url := null; new.runpod_job_id := null;
-  new.estimated_cost_usd := null; new.cost_usd := null;
-  new.created_at := now(); new.updated_at := now(); new.started_at := null; new.completed_at := null;
-  new.attempt := 0; new.try_number := 1; new.submissions := 0; new.available_at := now();
-  new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
-  new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null; new.revision := 0;
-  if new.cancel_requested then
+  new := public.video_job_fresh_v1(new, array['id'] || public.video_job_columns_v1('input')
+    || public.video_job_columns_v1('owner') || public.video_job_columns_v1('people'));
+  if cancelled then
     new.status := 'cancelled'; new.phase := 'done'; new.completed_at := now();
   end if;
   return new;
 end $$;
+
+-- What people may change, as an allow-list: whatever else differs is refused by its name.
+create or replace function public.video_job_check_people_v1(p_old public.video_jobs, p_new public.video_jobs) returns void
+language plpgsql set search_path = '' as $$
+declare
+  correctable constant boolean := p_old.status in ('failed', 'cancelled') or (p_old.status = 'queued' and p_old.attempt = 0);
+  inputs constant text[] := public.video_job_columns_v1('input') || public.video_job_columns_v1('owner');
+  changed constant text[] := array(
+    select n.key from jsonb_each(to_jsonb(p_new)) n
+    where n.value is distinct from to_jsonb(p_old) -> n.key
+      and n.key <> all (array['status', 'updated_at', 'revision'] || public.video_job_columns_v1('people')));
+  closed constant text[] := array(select c from unnest(changed) c where c <> all (inputs) order by c);
+begin
+  if changed && inputs and not correctable then
+    raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
+      'Cancel it first, or insert a new row.', p_old.status;
+  end if;
+  if closed <> '{}' then
+    raise exception 'These columns are written by the worker alone: %. People may change the inputs before the '
+      'worker has taken the job, cancel_requested, priority and metadata, and set status to queued (retry).',
+      array_to_string(closed, ', ');
+  end if;
+  if p_new.status <> p_old.status
+     and not (p_new.status = 'cancelled' and p_old.status not in ('completed', 'failed'))
+     and not (p_new.status = 'queued' and p_old.status in ('failed', 'cancelled')) then
+    raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
+      'a failed or cancelled one may be set to queued to try again.', p_old.status, p_new.status;
+  end if;
+end $$;
+revoke execute on function public.video_job_check_people_v1(public.video_jobs, public.video_jobs)
+  from public, anon, authenticated;
 
 create or replace function public.video_jobs_before_update() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   by_worker constant boolean := coalesce(current_setting('video_jobs.writer', true), '') = 'worker';
   ended constant boolean := old.status in ('completed', 'failed', 'cancelled');
-  mendable constant boolean := old.status in ('failed', 'cancelled') or (old.status = 'queued' and old.attempt = 0);
 begin
-  new.revision := old.revision + 1;
-  new.updated_at := now();
-
   if new.id <> old.id or new.created_at <> old.created_at then
     raise exception 'id and created_at of a job never change.';
   end if;
   if not by_worker then
-    if (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
-        new.seed, new.steps, new.user_id)
-       is distinct from
-       (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
-        old.seed, old.steps, old.user_id) and not mendable then
-      raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
-        'Cancel it first, or insert a new row.', old.status;
-    end if;
-    if (new.phase, new.phase_detail, new.progress, new.progress_source, new.eta_at, new.queue_position, new.frames,
-        new.windows, new.sampled_windows, new.render_width, new.render_height, new.audio_duration, new.video_duration,
-        new.seed_used, new.warnings, new.error_code, new.error_message, new.video_url, new.runpod_job_id,
-        new.estimated_cost_usd, new.cost_usd, new.started_at, new.completed_at, new.attempt, new.try_number,
-        new.submissions, new.available_at, new.lease_owner, new.lease_expires_at, new.claimed_alone, new.crashes,
-        new.crashes_alone, new.ending_code, new.ending_message)
-       is distinct from
-       (old.phase, old.phase_detail, old.progress, old.progress_source, old.eta_at, old.queue_position, old.frames,
-        old.windows, old.sampled_windows, old.render_width, old.render_height, old.audio_duration, old.video_duration,
-        old.seed_used, old.warnings, old.error_code, old.error_message, old.video_url, old.runpod_job_id,
-        old.estimated_cost_usd, old.cost_usd, old.started_at, old.completed_at, old.attempt, old.try_number,
-        old.submissions, old.available_at, old.lease_owner, old.lease_expires_at, old.claimed_alone, old.crashes,
-        old.crashes_alone, old.ending_code, old.ending_message) then
-      raise exception 'These columns are written by the worker alone. People may change the inputs before the '
-        'worker has taken the job, cancel_requested, priority and metadata, and set status to queued (retry).';
-    end if;
+    perform public.video_job_check_people_v1(old, new);
     -- In the dashboard, setting the status is what "cancel" looks like.
     if new.status = 'cancelled' and not ended then
-      new.status := old.status;
       new.cancel_requested := true;
-    end if;
-    if new.status <> old.status and not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
-      raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
-        'a failed or cancelled one may be set to queued to try again.', old.status, new.status;
+      new.status := old.status;
     end if;
   end if;
+  new.revision := old.revision + 1;
+  new.updated_at := now();
 
   if ended and new.status <> old.status then
     if not (new.status = 'queued' and old.status in ('failed', 'cancelled')) then
@@ -118,15 +125,10 @@ begin
     if public.video_job_has_open_submission_v1(old.id) then
       raise exception 'A run of this job may still be live at RunPod. Try again when it has ended.';
     end if;
-    new.phase := 'in_line'; new.phase_detail := null; new.progress := 0; new.progress_source := null;
-    new.eta_at := null; new.queue_position := null; new.frames := null; new.windows := null;
-    new.sampled_windows := null; new.render_width := null; new.render_height := null; new.audio_duration := null;
-    new.video_duration := null; new.seed_used := null; new.warnings := '[]'; new.error_code := null;
-    new.error_message := null; new.video_url := null; new.runpod_job_id := null; new.estimated_cost_usd := null;
-    new.started_at := null; new.completed_at := null; new.cancel_requested := false;
-    new.try_number := old.try_number + 1; new.submissions := 0; new.available_at := now();
-    new.lease_owner := null; new.lease_expires_at := null; new.claimed_alone := false;
-    new.crashes := 0; new.crashes_alone := 0; new.ending_code := null; new.ending_message := null;
+    new := public.video_job_fresh_v1(new, array['metadata', 'priority']
+      || public.video_job_columns_v1('record') || public.video_job_columns_v1('input')
+      || public.video_job_columns_v1('owner') || public.video_job_columns_v1('history'));
+    new.try_number := old.try_number + 1;
     return new;
   end if;
 
@@ -134,10 +136,10 @@ begin
     if ended then
       new.cancel_requested := old.cancel_requested;  -- too late, and no harm: the result stands
     elsif not new.cancel_requested then
-      raise exception 'A cancel cannot be taken back. Wait until the job is cancelled, then try it again.';
-    elsif old.status = 'queued' and not public.video_job_has_open_submission_v1(old.id) then
-      new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.queue_position := null;
-      new.eta_at := null; new.completed_at := now();
+      raise exception 'A cancel cannot be undone. Wait until the job is cancelled, then try it again.';
+    -- The one ending that is not decided in worker/jobs/lifecycle.py, which has the same rule: nobody works on it.
+    elsif old.lease_owner is null and not public.video_job_has_open_submission_v1(old.id) then
+      new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.completed_at := now();
     else
       new.phase := 'cancelling'; new.phase_detail := null;
     end if;
@@ -187,15 +189,12 @@ begin
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
       when new.crashes > old.crashes then 'lease_expired'
-      when new.status = 'queued' and old.status <> 'queued' then 'given_back'
+      when new.status = 'queued' and old.status <> 'queued' then 'released'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
       when new.phase <> old.phase then new.phase
-      when (new.image_url, new.audio_url, new.width, new.height, new.quality, new.prompt, new.negative_prompt,
-            new.seed, new.steps, new.user_id)
-           is distinct from
-           (old.image_url, old.audio_url, old.width, old.height, old.quality, old.prompt, old.negative_prompt,
-            old.seed, old.steps, old.user_id) then 'inputs_changed' end;
+      when public.video_job_pick_v1(to_jsonb(new), public.video_job_columns_v1('input'))
+           <> public.video_job_pick_v1(to_jsonb(old), public.video_job_columns_v1('input')) then 'inputs_changed' end;
     if what is null then
       return null;
     end if;

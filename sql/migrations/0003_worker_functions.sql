@@ -14,7 +14,7 @@ set local lock_timeout = '4s';
 set local statement_timeout = '60s';
 
 -- A job, its submissions of the present try and its open older ones, with ages in seconds:
--- all that core/lifecycle.py needs to decide. job is null when the row was deleted.
+-- all that worker/jobs/lifecycle.py needs to decide. job is null when the row was deleted.
 create or replace function public.video_job_case_v1(p_job_id uuid) returns jsonb
 language sql stable set search_path = '' as $$
   select jsonb_build_object(
@@ -28,6 +28,7 @@ language sql stable set search_path = '' as $$
           'missing_for', extract(epoch from now() - a.missing_since),
           'incomplete_for', extract(epoch from now() - a.incomplete_since),
           'cancel_asked_ago', extract(epoch from now() - a.cancel_asked_at),
+          'next_poll_in', extract(epoch from a.next_poll_at - now()),
           'endpoint_started_ago', (select extract(epoch from now() - max(o.started_at)) from public.video_job_attempts o
                                    where o.endpoint_id = a.endpoint_id)) order by a.attempt)
       from public.video_job_attempts a
@@ -43,81 +44,35 @@ language sql stable set search_path = '' as $$
   where c ->> 'job' is not null or jsonb_array_length(c -> 'submissions') > 0
 $$;
 
--- An expired lease makes the row claimable again and executes nothing. With a POST under way its outcome is unknown.
-create or replace function public.recover_video_jobs_v1() returns setof public.video_jobs
-language plpgsql set search_path = '' as $$
-declare
-  job public.video_jobs;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  for job in
-    select * from public.video_jobs j
-    where j.status = 'preparing' and j.lease_expires_at < now()
-    order by j.id for update skip locked
-  loop
-    update public.video_job_attempts a
-      set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
-      where a.job_id = job.id and a.attempt = job.attempt and a.state in ('submitting', 'unknown');
-    if found then
-      return query update public.video_jobs j
-        set phase = case when j.cancel_requested then 'cancelling' else 'confirming_submission' end,
-            lease_owner = null, lease_expires_at = null
-        where j.id = job.id returning j.*;
-    elsif job.cancel_requested then
-      return query update public.video_jobs j
-        set status = 'cancelled', phase = 'done', lease_owner = null, lease_expires_at = null, completed_at = now()
-        where j.id = job.id returning j.*;
-    elsif job.claimed_alone and job.crashes_alone >= 4 then
-      return query update public.video_jobs j
-        set status = 'failed', phase = 'done', lease_owner = null, lease_expires_at = null, completed_at = now(),
-            crashes = j.crashes + 1, crashes_alone = j.crashes_alone + 1, error_code = 'too_many_crashes',
-            error_message = 'The worker stopped five times while it prepared this job alone. Use another image or '
-              'audio file; the operator finds the cause in the worker''s log.'
-        where j.id = job.id returning j.*;
-    else
-      return query update public.video_jobs j
-        set status = 'queued', phase = 'in_line', phase_detail = null, lease_owner = null, lease_expires_at = null,
-            crashes = j.crashes + 1, crashes_alone = j.crashes_alone + j.claimed_alone::integer
-        where j.id = job.id returning j.*;
-    end if;
-  end loop;
-  -- The row was deleted, or lost its lease to another run's news, while its POST was under way, and the sender
-  -- vanished as well.
-  update public.video_job_attempts a
-    set state = 'unknown', raw_error = 'the worker vanished while POST /run was under way', next_poll_at = now()
-    from (select x.job_id, x.attempt from public.video_job_attempts x
-          where x.state = 'submitting' and x.next_poll_at < now()
-            and not exists (select 1 from public.video_jobs j where j.id = x.job_id and j.status = 'preparing'
-                            and j.attempt = x.attempt and j.lease_expires_at is not null)
-          for update skip locked) left_over
-    where a.job_id = left_over.job_id and a.attempt = left_over.attempt;
-  -- A row that says it runs, without any open submission (somebody emptied the other table), would wait for ever.
-  return query update public.video_jobs j
-    set status = case when j.cancel_requested then 'cancelled' else 'failed' end,
-        phase = 'done', phase_detail = null, completed_at = now(),
-        error_code = case when not j.cancel_requested then 'run_lost' end,
-        error_message = case when not j.cancel_requested then
-          'The record of this job''s run is gone. Try the job again; the operator should not delete '
-          'rows of video_job_attempts by hand.' end
-    from (select x.id from public.video_jobs x
-          where (x.status in ('submitted', 'running') or (x.status = 'preparing' and x.lease_expires_at is null))
-            and x.updated_at < now() - interval '60 seconds'
-            and not public.video_job_has_open_submission_v1(x.id)
-          for update skip locked) forgotten
-    where j.id = forgotten.id
-    returning j.*;
-end $$;
+-- Cases that no poll will bring up: an expired lease, a POST whose sender is gone, and a row that says it runs
+-- without any open submission (somebody emptied the other table). In pages by job id.
+create or replace function public.stranded_video_jobs_v1(p_want integer, p_after uuid) returns setof jsonb
+language sql stable set search_path = '' as $$
+  select public.video_job_case_v1(s.id) || jsonb_build_object('job_id', s.id)
+  from (
+    select j.id from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at < now()
+    union
+    select a.job_id from public.video_job_attempts a where a.state = 'submitting' and a.next_poll_at < now()
+    union
+    select j.id from public.video_jobs j
+    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
+      and j.updated_at < now() - interval '60 seconds' and not public.video_job_has_open_submission_v1(j.id)
+  ) s
+  where p_after is null or s.id > p_after
+  order by s.id limit p_want
+$$;
 
 -- Takes rows for a while: as many as all limits allow, in fair order (each user's first job before anyone's second).
--- p_holding: the rows this owner works on. Others in its name came with an answer that never reached it: they
--- go back at once, and not as a crash. Null: the owner does not say.
+-- p_holding: the rows this owner works on. Others in its name were claimed with an answer that never arrived:
+-- they are handed out again, under the same attempt. Null: the owner does not say.
 create or replace function public.claim_video_jobs_v1(
   p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer,
   p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer,
   p_holding uuid[] default null)
-returns setof public.video_jobs
+returns setof jsonb
 language plpgsql set search_path = '' as $$
 declare
+  again uuid[] := '{}';
   preparing integer;
   mine integer;
   alone boolean;
@@ -128,15 +83,18 @@ declare
 begin
   perform set_config('video_jobs.writer', 'worker', true);
   if p_holding is not null then
-    update public.video_jobs j
-      set status = case when j.cancel_requested then 'cancelled' else 'queued' end,
-          phase = case when j.cancel_requested then 'done' else 'in_line' end,
-          completed_at = case when j.cancel_requested then now() end,
-          phase_detail = null, lease_owner = null, lease_expires_at = null
-      from (select q.id from public.video_jobs q
-            where q.status = 'preparing' and q.lease_owner = p_owner and q.id <> all (p_holding)
-              and not public.video_job_has_open_submission_v1(q.id) for update skip locked) unknown_to_it
-      where j.id = unknown_to_it.id;
+    with unanswered as (
+      select q.id from public.video_jobs q
+      where q.status = 'preparing' and q.lease_owner = p_owner and q.lease_expires_at >= now() and q.id <> all (p_holding)
+        and not public.video_job_has_open_submission_v1(q.id)
+      order by q.id limit p_want for update skip locked
+    ), renewed as (
+      update public.video_jobs j set lease_expires_at = now() + make_interval(secs => p_lease_seconds)
+        from unanswered u where j.id = u.id returning j.id
+    )
+    select coalesce(array_agg(r.id), '{}') into again from renewed r;
+    return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
+    p_want := p_want - cardinality(again);
   end if;
   if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
     return;
@@ -218,13 +176,12 @@ begin
     exit when suspects[n] or cardinality(picked) >= slots;
   end loop;
 
-  return query
   update public.video_jobs j
     set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
         lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
         claimed_alone = j.crashes > 0
-    where j.id = any (picked)
-    returning j.*;
+    where j.id = any (picked);
+  return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
 end $$;
 
 -- Renews what is still held; what is missing from the answer is lost, what asks to be cancelled says so.
@@ -239,22 +196,54 @@ begin
     returning j.*;
 end $$;
 
--- Committed before POST /run: from here on a crash means "outcome unknown", never "not sent".
+-- Writes values into one row of video_jobs, or of video_job_attempts where an attempt is given; p_instants holds
+-- seconds from now. Only columns of the named groups: a key that is in none of them is refused, so that a misspelt or forgotten column cannot be lost in silence.
+create or replace function public.video_job_set_v1(
+  p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+  permitted text[] := array(select c from unnest(p_groups) g cross join unnest(public.video_job_columns_v1(g)) c);
+  given jsonb := coalesce(nullif(p_values, 'null'), '{}') || coalesce((
+    select jsonb_object_agg(i.key, to_jsonb(now() + make_interval(secs => (i.value #>> '{}')::double precision)))
+    from jsonb_each(nullif(p_instants, 'null')) i), '{}');
+  unknown text[] := array(select k from jsonb_object_keys(given) k where k <> all (permitted) order by k);
+begin
+  if unknown <> '{}' then
+    raise exception 'The worker may not write %. video_job_columns_v1 lists the columns and who writes them.',
+      array_to_string(unknown, ', ');
+  end if;
+  if given = '{}' then
+    return;
+  end if;
+  execute (
+    select format('update public.%I t set (%s) = (select %s from jsonb_populate_record(t, $1) v) where %s',
+      case when p_attempt is null then 'video_jobs' else 'video_job_attempts' end,
+      string_agg(quote_ident(k), ', '), string_agg('v.' || quote_ident(k), ', '),
+      case when p_attempt is null then 't.id = $2' else 't.job_id = $2 and t.attempt = $3' end)
+    from jsonb_object_keys(given) k) using given, p_job_id, p_attempt;
+end $$;
+
+-- Committed before POST /run: from here on a crash means "outcome unknown", never "not sent". Returns the case.
+-- Submissions of this try that may have been paid count against p_max_submissions.
 create or replace function public.begin_video_job_submission_v1(
   p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer,
   p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb,
   p_input_objects text[])
-returns setof public.video_jobs
+returns setof jsonb
 language plpgsql set search_path = '' as $$
 declare
   job public.video_jobs;
-  planned public.video_jobs;
 begin
   perform set_config('video_jobs.writer', 'worker', true);
+  if p_columns - public.video_job_columns_v1('plan') <> '{}' then
+    raise exception 'A plan may not write %.', p_columns - public.video_job_columns_v1('plan');
+  end if;
   select * into job from public.video_jobs j where j.id = p_job_id for update;
   if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt or job.lease_owner is distinct from p_owner
-     or job.lease_expires_at < now() or job.cancel_requested or job.submissions >= p_max_submissions
-     or public.video_job_has_open_submission_v1(p_job_id) then
+     or job.lease_expires_at < now() or job.cancel_requested
+     or public.video_job_has_open_submission_v1(p_job_id)
+     or (select count(*) from public.video_job_attempts a where a.job_id = p_job_id and a.try_number = job.try_number
+           and a.state <> 'refused') >= p_max_submissions then
     return;
   end if;
   insert into public.video_job_attempts
@@ -263,118 +252,9 @@ begin
     now() + make_interval(secs => p_ttl_seconds),
     -- when nobody answers for it any more, even if its row is deleted meanwhile
     now() + make_interval(secs => 2 * p_lease_seconds));
-  planned := jsonb_populate_record(job, p_columns);
-  return query
-  update public.video_jobs j
-    set frames = planned.frames, windows = planned.windows, sampled_windows = planned.sampled_windows,
-        render_width = planned.render_width, render_height = planned.render_height,
-        audio_duration = planned.audio_duration, video_duration = planned.video_duration,
-        seed_used = planned.seed_used, warnings = planned.warnings, estimated_cost_usd = planned.estimated_cost_usd,
-        submissions = j.submissions + 1, crashes = 0, crashes_alone = 0,
-        lease_expires_at = now() + make_interval(secs => p_lease_seconds)
-    where j.id = p_job_id returning j.*;
-end $$;
-
--- Records the id that RunPod gave, or that a webhook brought. "wanted" is false when nobody waits for this
--- run any more: the caller cancels it at once, and the submission stays open until it has ended.
-create or replace function public.record_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_runpod_job_id text)
-returns table (wanted boolean, "case" jsonb)
-language plpgsql set search_path = '' as $$
-declare
-  job public.video_jobs;
-  sub public.video_job_attempts;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  select * into job from public.video_jobs j where j.id = p_job_id for update;
-  select * into sub from public.video_job_attempts a where a.job_id = p_job_id and a.attempt = p_attempt for update;
-  if sub.job_id is null or (sub.runpod_job_id is not null and sub.runpod_job_id <> p_runpod_job_id) then
-    return;
-  end if;
-  if sub.runpod_job_id is null then
-    if exists (select 1 from public.video_job_attempts o
-               where o.endpoint_id = sub.endpoint_id and o.runpod_job_id = p_runpod_job_id) then
-      return;  -- that run belongs to another submission
-    end if;
-    update public.video_job_attempts a
-      set runpod_job_id = p_runpod_job_id, state = 'queued', submitted_at = now(), raw_error = null, ended_at = null,
-          next_poll_at = now()
-      where a.job_id = p_job_id and a.attempt = p_attempt;
-    -- Also the run of an earlier attempt, given up too early: whatever claim is in hand now ends with it.
-    if job.status in ('queued', 'preparing') and job.try_number = sub.try_number then
-      update public.video_jobs j
-        set status = 'submitted', phase = case when j.cancel_requested then 'cancelling' else 'waiting_gpu' end,
-            phase_detail = null, runpod_job_id = p_runpod_job_id, lease_owner = null, lease_expires_at = null
-        where j.id = p_job_id returning j.* into job;
-    end if;
-  end if;
-  wanted := coalesce(job.status in ('submitted', 'running') and job.try_number = sub.try_number
-    and job.runpod_job_id = p_runpod_job_id and not job.cancel_requested and job.ending_code is null, false);
-  if not wanted then
-    -- So that its end counts as our own doing and not as a failure of the job.
-    update public.video_job_attempts a set cancel_asked_at = now() where a.job_id = p_job_id and a.attempt = p_attempt;
-  end if;
-  "case" := public.video_job_case_v1(p_job_id);
-  return next;
-end $$;
-
--- Ends a claim without a run: given back, failed, cancelled, or waiting for an unknown POST's outcome.
--- p_submission: null (none begun), 'refused' (proved not accepted: it does not count) or 'unknown'.
-create or replace function public.end_video_job_claim_v1(
-  p_job_id uuid, p_attempt integer, p_owner uuid, p_status text, p_phase text, p_phase_detail text,
-  p_retry_seconds double precision, p_submission text, p_raw_error text, p_error_code text, p_error_message text,
-  p_columns jsonb)
-returns setof public.video_jobs
-language plpgsql set search_path = '' as $$
-declare
-  job public.video_jobs;
-  planned public.video_jobs;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  select * into job from public.video_jobs j where j.id = p_job_id for update;
-  if p_submission is not null then
-    -- What the sender knows of its own POST is true even if it lost the lease or the row meanwhile.
-    update public.video_job_attempts a
-      set state = p_submission, raw_error = p_raw_error, next_poll_at = now(),
-          ended_at = case when p_submission = 'refused' then now() end
-      where a.job_id = p_job_id and a.attempt = p_attempt and a.state in ('submitting', 'unknown');
-    if not found then
-      return;
-    end if;
-  elsif job.lease_owner is distinct from p_owner or exists (
-      -- Its POST has begun after all: only what became of that may end the claim.
-      select 1 from public.video_job_attempts a
-      where a.job_id = p_job_id and a.attempt = p_attempt and a.state in ('submitting', 'unknown', 'queued', 'running')) then
-    return;
-  end if;
-  if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt then
-    if p_submission = 'refused' then
-      update public.video_jobs j set submissions = j.submissions - 1
-        from public.video_job_attempts a
-        where j.id = p_job_id and a.job_id = p_job_id and a.attempt = p_attempt and a.try_number = j.try_number;
-    end if;
-    return;
-  end if;
-  if job.cancel_requested and p_submission is distinct from 'unknown' then
-    p_status := 'cancelled';
-    p_error_code := null;
-    p_error_message := null;
-  end if;
-  planned := jsonb_populate_record(job, p_columns);
-  return query
-  update public.video_jobs j
-    set status = p_status,
-        phase = case when p_status in ('failed', 'cancelled') then 'done'
-                     when j.cancel_requested then 'cancelling' else p_phase end,
-        phase_detail = p_phase_detail, lease_owner = null, lease_expires_at = null,
-        available_at = now() + make_interval(secs => coalesce(p_retry_seconds, 0)),
-        submissions = j.submissions - (p_submission = 'refused' and p_submission is not null)::integer,
-        crashes = case when p_submission is null and p_status = 'queued' then j.crashes else 0 end,
-        error_code = p_error_code, error_message = p_error_message,
-        frames = planned.frames, windows = planned.windows, sampled_windows = planned.sampled_windows,
-        render_width = planned.render_width, render_height = planned.render_height,
-        audio_duration = planned.audio_duration, video_duration = planned.video_duration, warnings = planned.warnings,
-        completed_at = case when p_status in ('failed', 'cancelled') then now() end
-    where j.id = p_job_id returning j.*;
+  perform public.video_job_set_v1(p_job_id, null, array['plan', 'progress'],
+    p_columns || '{"crashes": 0, "crashes_alone": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
+  return query select public.video_job_case_v1(p_job_id) || jsonb_build_object('job_id', p_job_id);
 end $$;
 
 -- Open submissions whose next look is due (or all, at start-up), as cases, shared out between workers.
@@ -401,69 +281,48 @@ begin
   select public.video_job_case_v1(jobs.job_id) || jsonb_build_object('job_id', jobs.job_id) from jobs order by jobs.job_id;
 end $$;
 
--- Writes what core/lifecycle.py decided, many jobs in one call. A change takes only while job and open
--- submissions are still what it was decided on; otherwise the present case comes back, to decide again.
--- p_changes: [{job_id, revision|null, states: {"<attempt>": state, …}, job: {column: value, …}|null,
---   completed, retry_seconds, eta_seconds,
---   submissions: [{attempt, set: {column: value, …}, started, ended, missing, incomplete, cancel_asked, poll_seconds}]}]
+-- Writes what decide() in worker/jobs/lifecycle.py said, many jobs in one call: the one write for everything but claim
+-- and begin. A change takes only while the row and its open submissions are still what it was decided on; otherwise
+-- the present case comes back, to decide again. A row that somebody holds locked is left (locked: true).
+-- p_changes: [{job_id, revision|null, states: {"<attempt>": state, …}, job: {column: value, …}, job_instants:
+--   {column: seconds from now|null, …}, submissions: [{attempt, set: {…}, instants: {…}}, …]}]
 create or replace function public.write_video_job_changes_v1(p_changes jsonb)
-returns table (job_id uuid, took boolean, "case" jsonb)
+returns table (job_id uuid, took boolean, locked boolean, "case" jsonb)
 language plpgsql set search_path = '' as $$
 declare
   change jsonb;
   part jsonb;
-  job public.video_jobs;
-  sub public.video_job_attempts;
+  revision bigint;
   states jsonb;
 begin
   perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('lock_timeout', '250ms', true);
   for change in select c from jsonb_array_elements(p_changes) c order by c ->> 'job_id' loop
     job_id := (change ->> 'job_id')::uuid;
-    job := null;
-    select * into job from public.video_jobs j where j.id = write_video_job_changes_v1.job_id for update;
-    select coalesce(jsonb_object_agg(a.attempt::text, a.state), '{}') into states
-      from (select x.attempt, x.state from public.video_job_attempts x
-            where x.job_id = write_video_job_changes_v1.job_id
-              and x.state in ('submitting', 'unknown', 'queued', 'running') order by x.attempt for update) a;
-    took := job.revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
+    took := false;
+    locked := false;
+    begin
+      select j.revision into revision from public.video_jobs j
+        where j.id = write_video_job_changes_v1.job_id for update;
+      select coalesce(jsonb_object_agg(a.attempt::text, a.state) filter (where a.open), '{}') into states
+        from (select x.attempt, x.state, x.state in ('submitting', 'unknown', 'queued', 'running') as open
+              from public.video_job_attempts x
+              where x.job_id = write_video_job_changes_v1.job_id
+                and (x.state in ('submitting', 'unknown', 'queued', 'running')
+                     or x.attempt in (select (p ->> 'attempt')::integer
+                                      from jsonb_array_elements(change -> 'submissions') p))
+              order by x.attempt for update of x) a;
+      took := revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
+    exception when lock_not_available then
+      locked := true;
+    end;
     if took then
       for part in select p from jsonb_array_elements(change -> 'submissions') p loop
-        select * into sub from public.video_job_attempts a
-          where a.job_id = write_video_job_changes_v1.job_id and a.attempt = (part ->> 'attempt')::integer for update;
-        sub := jsonb_populate_record(sub, part -> 'set');
-        update public.video_job_attempts a
-          set state = sub.state, video_url = sub.video_url, delay_ms = sub.delay_ms, execution_ms = sub.execution_ms,
-              cost_usd = sub.cost_usd, error_code = sub.error_code, raw_error = sub.raw_error,
-              started_at = case when (part ->> 'started')::boolean then coalesce(a.started_at, now()) else a.started_at end,
-              ended_at = case when (part ->> 'ended')::boolean then now() else a.ended_at end,
-              -- true counts, false starts anew, null leaves it as it is
-              missing_since = case (part ->> 'missing')::boolean
-                when true then coalesce(a.missing_since, now()) when false then null else a.missing_since end,
-              missing_looks = case (part ->> 'missing')::boolean
-                when true then a.missing_looks + 1 when false then 0 else a.missing_looks end,
-              incomplete_since = case (part ->> 'incomplete')::boolean
-                when true then coalesce(a.incomplete_since, now()) when false then null else a.incomplete_since end,
-              cancel_asked_at = case when (part ->> 'cancel_asked')::boolean then now() else a.cancel_asked_at end,
-              seen_at = case when (part ->> 'seen')::boolean then now() else a.seen_at end,
-              next_poll_at = now() + make_interval(secs => coalesce((part ->> 'poll_seconds')::double precision, 30))
-          where a.job_id = sub.job_id and a.attempt = sub.attempt;
+        perform public.video_job_set_v1(job_id, (part ->> 'attempt')::integer, array['submission'], part -> 'set',
+          part -> 'instants');
       end loop;
-      if jsonb_typeof(change -> 'job') = 'object' and job.id is not null then
-        job := jsonb_populate_record(job, change -> 'job');
-        update public.video_jobs j
-          set status = job.status, phase = job.phase, phase_detail = job.phase_detail, progress = job.progress,
-              progress_source = job.progress_source, runpod_job_id = job.runpod_job_id, video_url = job.video_url,
-              error_code = job.error_code, error_message = job.error_message, cost_usd = job.cost_usd,
-              ending_code = job.ending_code, ending_message = job.ending_message, warnings = job.warnings,
-              started_at = case when (change ->> 'started')::boolean then coalesce(j.started_at, now()) else j.started_at end,
-              lease_owner = null, lease_expires_at = null,
-              eta_at = case when change ? 'eta_seconds'
-                then now() + make_interval(secs => (change ->> 'eta_seconds')::double precision) else j.eta_at end,
-              available_at = case when change ? 'retry_seconds'
-                then now() + make_interval(secs => (change ->> 'retry_seconds')::double precision) else j.available_at end,
-              completed_at = case when (change ->> 'completed')::boolean then now() end
-          where j.id = job.id;
-      end if;
+      perform public.video_job_set_v1(job_id, null, array['plan', 'progress', 'history'], change -> 'job',
+        change -> 'job_instants');
     end if;
     "case" := public.video_job_case_v1(write_video_job_changes_v1.job_id);
     return next;
@@ -515,12 +374,10 @@ declare
   f text;
 begin
   foreach f in array array[
-    'video_job_case_v1(uuid)', 'get_video_job_case_v1(uuid)', 'recover_video_jobs_v1()',
+    'video_job_columns_v1(text)', 'video_job_set_v1(uuid, integer, text[], jsonb, jsonb)', 'video_job_case_v1(uuid)', 'get_video_job_case_v1(uuid)', 'stranded_video_jobs_v1(integer, uuid)',
     'claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, integer, uuid[])',
     'renew_video_job_leases_v1(uuid, uuid[], double precision)',
     'begin_video_job_submission_v1(uuid, integer, uuid, double precision, integer, text, double precision, text, jsonb, jsonb, text[])',
-    'record_video_job_submission_v1(uuid, integer, text)',
-    'end_video_job_claim_v1(uuid, integer, uuid, text, text, text, double precision, text, text, text, text, jsonb)',
     'take_due_video_job_submissions_v1(integer, double precision, boolean, uuid)',
     'write_video_job_changes_v1(jsonb)', 'refresh_video_job_queue_v1(integer)', 'prune_video_job_history_v1(integer)']
   loop

@@ -68,8 +68,8 @@ class Observer:
             if now["status"] != before["status"]:
                 self.broken.append(f"left a terminal status: {said}")
         elif now["status"] in RANK and RANK[now["status"]] < RANK[before["status"]]:
-            given_back = now["status"] == "queued" or now["attempt"] > before["attempt"]
-            if not given_back:
+            released = now["status"] == "queued" or now["attempt"] > before["attempt"]
+            if not released:
                 self.broken.append(f"went backwards: {said}")
 
 

@@ -27,10 +27,9 @@ from worker.commands.cli import app
 from worker.doctor.context import Context
 from worker.doctor.examine import CHECKS, examine
 from worker.doctor.result import Result
-from worker.jobs.change import Limits
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 from worker.settings import load_what_is_right
 from worker.web import Web
 
@@ -166,8 +165,11 @@ def worker_web(secret: str = SECRET, reconciler: Any = None) -> Web:
     """The worker's HTTP side, without jobs."""
     nobody: Any = NoJobs()
     if reconciler is None:
-        reconciler = Reconciler(store=nobody, runpod=nobody, media=nobody, limits=Limits())
-    return Web(reconciler=reconciler, board=Board(), beats=Heartbeats(), secrets=[secret])
+        reconciler = Reconciler(
+            store=nobody, updater=nobody, poller=nobody, tracker=nobody, detector=nobody,
+            poll_seconds=30.0, patience=60.0, exclusive=False,
+        )  # fmt: skip
+    return Web(reconciler=reconciler, readiness=Readiness(), beats=Heartbeats(), secrets=[secret])
 
 
 def levels(results: Mapping[str, Result]) -> dict[str, str]:

@@ -33,9 +33,9 @@ class Fault:
 AGAIN = "migrate --again"
 FAULTS = {
     "a function is missing": Fault(
-        plant="drop function public.recover_video_jobs_v1()",
+        plant="drop function public.refresh_video_job_queue_v1(integer)",
         check="supabase.functions",
-        says="Missing: recover_video_jobs_v1()",
+        says="Missing: refresh_video_job_queue_v1(integer)",
         mend=AGAIN,
     ),
     "the worker may not claim": Fault(

@@ -82,9 +82,7 @@ async def test_an_endpoint_that_fell_asleep_is_told(stand: Stand) -> None:
 async def test_the_counters_are_explained(
     workers: dict[str, int], waiting: int, level: str, says: str
 ) -> None:
-    health = Health(
-        in_queue=waiting, in_progress=0, completed=0, failed=0, retried=0, workers=workers
-    )
+    health = Health(in_queue=waiting, in_progress=0, completed=0, failed=0, workers=workers)
     one = judge_workers(health)
     assert (one.level, says in one.message) == (level, True)
 

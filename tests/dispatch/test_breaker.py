@@ -31,9 +31,9 @@ def test_an_open_one_only_probes_and_then_lets_one_post_try() -> None:
     assert breaker.allow()
     assert breaker.room == 0
     assert not breaker.allow()
-    breaker.unused()
+    breaker.release_trial()
     assert breaker.allow()
-    breaker.succeeded()
+    breaker.record_success()
     assert breaker.closed
 
 
@@ -63,7 +63,7 @@ def test_runpods_own_wish_to_wait_is_kept_by_later_failures() -> None:
     breaker.trip(0.0, "429", wait=30.0)
     breaker.trip(1.0, "502")
     assert breaker.seconds_to_probe(1.0) == 29.0
-    breaker.succeeded()
+    breaker.record_success()
     breaker.trip(2.0, "502")
     assert breaker.seconds_to_probe(2.0) == 2.0
 
@@ -88,7 +88,7 @@ class Posts(RuleBasedStateMachine):
 
     @rule()
     def a_post_is_answered(self) -> None:
-        self.breaker.succeeded()
+        self.breaker.record_success()
         self.trials = 0
 
     @precondition(lambda self: self.breaker.probe_due(self.now))
@@ -105,7 +105,7 @@ class Posts(RuleBasedStateMachine):
     @precondition(lambda self: self.trials == 1)
     @rule()
     def the_post_is_not_made(self) -> None:
-        self.breaker.unused()
+        self.breaker.release_trial()
         self.trials = 0
 
     @invariant()

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.dispatch.test_dispatch import Office
-from worker.dispatch import outcome
+from tests.harness import Harness
 from worker.jobs.errors import StoreUnavailable
-from worker.jobs.job import Job, JobStatus, SubmissionState
-from worker.ports import Beginning
+from worker.jobs.job import Case, Job, JobStatus, SubmissionState
+from worker.ports import NewSubmission
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -18,23 +17,22 @@ async def test_a_lost_answer_to_begin_is_no_unknown_submission(
     monkeypatch: pytest.MonkeyPatch, committed: bool
 ) -> None:
     """Whether or not it was committed: no POST was made, so the row waits for no webhook."""
-    monkeypatch.setattr(outcome, "AWAY_SECONDS", 0.0)
-    office = Office()
-    office.store.insert()
-    begin: Any = office.store.begin
+    harness = Harness()
+    harness.store.insert()
+    begin: Any = harness.store.begin
 
-    async def lost(job: Job, beginning: Beginning) -> Job | None:
+    async def lost(job: Job, submission: NewSubmission) -> Case | None:
         if committed:
-            await begin(job, beginning)
+            await begin(job, submission)
         raise StoreUnavailable("Supabase does not answer.")
 
-    monkeypatch.setattr(office.store, "begin", lost)
-    await office.tick()
-    assert office.runpod.posts == []
-    assert office.dispatcher.working == {}
+    monkeypatch.setattr(harness.store, "begin", lost)
+    await harness.dispatch()
+    assert harness.runpod.posts == []
+    assert harness.dispatcher.claims == {}
+    assert harness.store.job().status is JobStatus.QUEUED
+    assert harness.store.submission_count() == 0
     if committed:
-        assert office.store.sub().state is SubmissionState.REFUSED
-        assert office.store.job().status is JobStatus.QUEUED
-        assert office.store.job().submissions == 0
+        assert harness.store.sub().state is SubmissionState.REFUSED
     else:
-        assert office.store.subs == {}
+        assert harness.store.attempts == {}

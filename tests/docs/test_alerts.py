@@ -42,7 +42,7 @@ def test_failures_that_users_cause_wake_nobody() -> None:
     found = re.search(r'code!~"([^"]*)"', RULES["JobsFail"]["expr"])
     assert found
     excluded = {code for code in CODES if re.fullmatch(found[1], code)}
-    assert excluded == {code for code, info in CODES.items() if info.mend == "user"}
+    assert excluded == {code for code, info in CODES.items() if info.fixed_by == "user"}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from worker.jobs.change import Gone, Limits, Nothing, Observation, Seen
+from tests.harness import POLICY
+from worker.jobs.events import (
+    Accepted,
+    Event,
+    NotFound,
+    Observed,
+    OutcomeUnknown,
+    Refused,
+    Rejected,
+    Released,
+    Reviewed,
+)
 from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
 from worker.jobs.lifecycle import decide
 from worker.jobs.run import RunState, RunUpdate
@@ -17,12 +29,11 @@ LIVE = ("queued", "running")
 
 
 class Row(NamedTuple):
-    """The columns of video_jobs that the protocol rests on."""
+    """The columns of video_jobs that the protocol depends on."""
 
     status: str = "queued"
     attempt: int = 0
     try_number: int = 1
-    submissions: int = 0
     cancel: bool = False
     ending: str | None = None
     owner: int | None = None
@@ -45,7 +56,7 @@ class Sub(NamedTuple):
 
 
 class Hand(NamedTuple):
-    """idle, preparing, begun, answered, doubtful or refused, with the attempt in hand."""
+    """What a worker does with a claim: idle, preparing, begun, accepted, unknown or refused."""
 
     stage: str = "idle"
     attempt: int = 0
@@ -93,56 +104,78 @@ class State(NamedTuple):
         return tuple((one.attempt, one.state) for one in self.subs if one.state in OPEN)
 
 
-SEEN: dict[str, Observation] = {
-    "queued": Seen(update=RunUpdate(run_id="r", state=RunState.QUEUED)),
-    "slow": Seen(update=RunUpdate(run_id="r", state=RunState.QUEUED)),
-    "running": Seen(update=RunUpdate(run_id="r", state=RunState.RUNNING)),
-    "done": Seen(update=RunUpdate(run_id="r", state=RunState.COMPLETED, video_url="https://v")),
-    "failed": Seen(
-        update=RunUpdate(run_id="r", state=RunState.FAILED, error="job timed out after 1 retries")
-    ),
-    "cancelled": Seen(update=RunUpdate(run_id="r", state=RunState.CANCELLED)),
-    "gone": Gone(healthy=True),
-    "waited": Nothing(),
+RESENDABLE = "job timed out after 1 retries"
+RUN = {
+    "queued": RunUpdate(run_id="r", state=RunState.QUEUED),
+    "slow": RunUpdate(run_id="r", state=RunState.QUEUED),
+    "running": RunUpdate(run_id="r", state=RunState.RUNNING),
+    "done": RunUpdate(run_id="r", state=RunState.COMPLETED, video_url="https://v"),
+    "failed": RunUpdate(run_id="r", state=RunState.FAILED, error=RESENDABLE),
+    "cancelled": RunUpdate(run_id="r", state=RunState.CANCELLED),
 }
 
 
+def event_of(name: str, n: int) -> Event:
+    """The event that a name of the model stands for."""
+    if name in RUN:
+        return Observed(attempt=n, update=RUN[name])
+    events: dict[str, Event] = {
+        "gone": NotFound(attempt=n, healthy=True),
+        "accepted": Accepted(attempt=n, run_id="r"),
+        "refused": Refused(attempt=n, reason="no"),
+        "unknown": OutcomeUnknown(attempt=n, reason="timeout"),
+        "rejected": Rejected(attempt=n, code="audio_missing", message="no"),
+        "released": Released(attempt=n),
+    }
+    return events.get(name, Reviewed())
+
+
 class Outcome(NamedTuple):
-    row: tuple[tuple[str, object], ...] | None
+    row: tuple[tuple[str, object], ...]
     subs: tuple[tuple[int, tuple[tuple[str, object], ...]], ...]
     cancel: tuple[int, ...]
 
 
+def lease_left(row: Row) -> float | None:
+    """Seconds of lease that are left: some, none any more, or no lease at all."""
+    return None if row.owner is None else 9.0 if row.lease else -9.0
+
+
 @cache
-def judge(row: Row | None, subs: tuple[Sub, ...], attempt: int, seen: str, most: int) -> Outcome:
+def judge(row: Row | None, subs: tuple[Sub, ...], attempt: int, name: str, most: int) -> Outcome:
     """The real decision, on the case that video_job_case_v1 would return."""
     job = row and Job(
         id="j", user_id=None, status=JobStatus(row.status), phase="", attempt=row.attempt,
-        try_number=row.try_number, submissions=row.submissions, revision=0,
-        cancel_requested=row.cancel, ending_code=row.ending, lease_left=9.0 if row.lease else None,
+        try_number=row.try_number, revision=0, cancel_requested=row.cancel,
+        ending_code=row.ending, lease_left=lease_left(row),
     )  # fmt: skip
-    known = [one for one in subs if one.state in OPEN or (row and one.try_number == row.try_number)]
+    known = [sub for sub in subs if sub.state in OPEN or (row and sub.try_number == row.try_number)]
     case = Case(
         job_id="j",
         job=job,
         submissions=tuple(
             Submission(
-                job_id="j", attempt=one.attempt, try_number=one.try_number, endpoint_id="e",
-                state=SubmissionState(one.state), runpod_job_id="r" if one.known else None,
-                plan={}, video_url="https://v" if one.video else None, error_code=one.code,
-                age=AGES if seen == "waited" else 0.0, ttl_left=0.0 if one.over else AGES,
-                queued_for=AGES if seen == "slow" else 0.0, missing_for=AGES, missing_looks=9,
+                job_id="j", attempt=sub.attempt, try_number=sub.try_number, endpoint_id="e",
+                state=SubmissionState(sub.state), runpod_job_id="r" if sub.known else None,
+                plan={}, video_url="https://v" if sub.video else None, error_code=sub.code,
+                resend=sub.code == "run_lost", age=AGES if name == "waited" else 0.0,
+                ttl_left=0.0 if sub.over else AGES, queued_for=AGES if name == "slow" else 0.0,
+                missing_for=AGES, missing_looks=9, next_poll_in=-9.0 if name == "stranded" else 9.0,
             )
-            for one in known
+            for sub in known
         ),
     )  # fmt: skip
-    limits = Limits(max_submissions=most, unknown_wait=AGES / 2)
-    decision = decide(case, attempt, SEEN[seen], limits, webhooks_work=True, jitter=0.5)
+    policy = replace(POLICY, max_submissions=most, unknown_wait=AGES / 2)
+    decision = decide(case, event_of(name, attempt), policy, webhooks_work=True, jitter=0.5)
     change = decision.change
+    hidden = ("error_message", "warnings")
     return Outcome(
-        row=None if change.job is None else tuple(change.job.items()),
-        subs=tuple((one.attempt, tuple(one.set.items())) for one in change.submissions),
-        cancel=tuple(one.attempt for one in decision.cancel),
+        row=tuple(sorted((k, v) for k, v in change.job.items() if k not in hidden)),
+        subs=tuple(
+            (part.attempt, tuple((k, v) for k, v in part.values.items() if k not in hidden))
+            for part in change.submissions
+        ),
+        cancel=tuple(sub.attempt for sub in decision.effects.cancel),
     )
 
 

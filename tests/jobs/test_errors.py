@@ -62,20 +62,22 @@ def test_a_promised_code_never_disappears(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
-def test_every_code_says_what_it_means_who_mends_it_and_how(code: str) -> None:
+def test_every_code_says_what_it_means_who_fixes_it_and_how(code: str) -> None:
     """In whole sentences."""
     info = CODES[code]
     assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", code)
-    assert info.mend in {"user", "operator", "provider"}
+    assert info.fixed_by in {"user", "operator", "provider"}
     assert info.meaning.endswith(".")
     assert info.advice.endswith(".")
 
 
 @pytest.mark.parametrize("code", sorted(CODES))
 def test_every_code_is_documented_as_the_code_has_it(code: str) -> None:
-    """docs/inputs.md has one row for each: who mends it, what it means, how it is mended."""
+    """docs/inputs.md has one row for each: who fixes it, what it means, how."""
     info = CODES[code]
-    assert f"| `{code}` | {info.mend} | {info.meaning} | {info.advice} |" in DOCUMENT.splitlines()
+    assert (
+        f"| `{code}` | {info.fixed_by} | {info.meaning} | {info.advice} |" in DOCUMENT.splitlines()
+    )
 
 
 @pytest.mark.parametrize(("code", "meaning"), sorted({**WARNINGS, **MEDIA_WARNINGS}.items()))

@@ -18,13 +18,13 @@ def test_an_observed_body_is_read_with_every_worker_state():
     jobs = {"completed": 367, "failed": 6, "inProgress": 1, "inQueue": 2, "retried": 3}
     workers = {"idle": 1, "initializing": 0, "ready": 1, "throttled": 4, "unhealthy": 0}
     assert parse_health({"jobs": jobs, "workers": workers}) == Health(
-        in_queue=2, in_progress=1, completed=367, failed=6, retried=3, workers=workers
+        in_queue=2, in_progress=1, completed=367, failed=6, workers=workers
     )
 
 
 def test_missing_and_nonsense_counters_count_as_zero():
     health = parse_health({"jobs": {"inQueue": "7", "inProgress": -1, "failed": True}})
-    assert health == Health(in_queue=0, in_progress=0, completed=0, failed=0, retried=0, workers={})
+    assert health == Health(in_queue=0, in_progress=0, completed=0, failed=0, workers={})
 
 
 @pytest.mark.parametrize("body", [None, [], "ok", {}, {"error": "no"}, {"jobs": 3}])

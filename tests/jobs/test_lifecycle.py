@@ -1,4 +1,4 @@
-"""Every move of a row on the way back, as tables."""
+"""Every move of a row that an observation leads to, as tables."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -6,48 +6,64 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.cases import LIMITS, VIDEO, job, judged, seen, sub
-from worker.jobs.change import Gone, NotAccepted, Nothing
+from tests.harness import POLICY, VIDEO
+from tests.jobs.cases import decided, job, seen, sub
+from worker.jobs.change import Decision
 from worker.jobs.errors import CODES
+from worker.jobs.events import Event, NotAccepted, NotFound, Reviewed
 from worker.jobs.job import Job, Submission
 
-GONE = Gone(healthy=True)
-LOST = {"missing_for": 90.0, "missing_looks": 5}
-RETRYABLE = "job timed out after 1 retries"
+GONE = NotFound(attempt=1, healthy=True)
+LOST: dict[str, Any] = {"missing_for": 90.0, "missing_looks": 5}
+RESENDABLE = "job timed out after 1 retries"
 FAILING = "executionTimeout exceeded"
 DOWNLOAD = "下载图片失败"
 
 
+def told(decision: Decision) -> str:
+    """What became of the job, and with which code."""
+    return f"{decision.kind.value}:{decision.code}" if decision.code else decision.kind.value
+
+
+def cancelled(decision: Decision) -> list[int]:
+    """The attempts whose runs are cancelled."""
+    return [sub.attempt for sub in decision.effects.cancel]
+
+
 @pytest.mark.parametrize("status", ["queued", "preparing", "submitted", "running"])
-@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("cancel", [False, True])
 @pytest.mark.parametrize("ending", [None, "queue_timeout"])
-def test_a_video_wins_over_everything(status: str, cancelled: bool, ending: str | None) -> None:
-    row = job(status, cancel_requested=cancelled, ending_code=ending)
-    decision = judged(row, sub("running"), look=seen("completed"))
-    assert decision.change.job is not None
+def test_a_video_wins_over_everything(status: str, cancel: bool, ending: str | None) -> None:
+    row = job(status, cancel_requested=cancel, ending_code=ending)
+    decision = decided(row, sub("running"), event=seen("completed"))
     assert decision.change.job["status"] == "completed"
     assert decision.change.job["video_url"] == VIDEO
-    assert decision.change.job["ending_code"] is None
-    assert decision.change.completed
-    assert decision.cancel == ()
+    assert decision.change.job_instants["completed_at"] == 0.0
+    assert told(decision) == "completed"
+    assert cancelled(decision) == []
 
 
 def test_the_first_video_wins_and_the_other_live_run_is_cancelled() -> None:
-    decision = judged(job("running"), sub("running"), sub("queued", 2), look=seen("completed"))
-    assert [one.attempt for one in decision.cancel] == [2]
-    assert [one.attempt for one in decision.change.submissions if one.cancel_asked] == [2]
-    asked = sub("queued", 2, cancel_asked_ago=3.0)
-    assert judged(job("running"), sub("running"), asked, look=seen("completed")).cancel == ()
+    decision = decided(job("running"), sub("running"), sub("queued", 2), event=seen("completed"))
+    assert cancelled(decision) == [2]
+    asked = {
+        part.attempt: "cancel_asked_at" in part.instants for part in decision.change.submissions
+    }
+    assert asked == {1: False, 2: True}
+    second = sub("queued", 2, cancel_asked_ago=3.0)
+    again = decided(job("running"), sub("running"), second, event=seen("completed"))
+    assert cancelled(again) == []
 
 
 def test_a_video_of_an_earlier_submission_wins_while_a_later_one_is_prepared() -> None:
     row = job("preparing", attempt=2, lease_left=30.0)
-    decision = judged(row, sub("lost"), look=seen("completed"))
-    assert decision.outcome == "completed"
+    decision = decided(row, sub("lost"), event=seen("completed"))
+    assert told(decision) == "completed"
+    assert decision.change.job["lease_owner"] is None
 
 
 @pytest.mark.parametrize(
-    ("row", "one", "look", "status", "phase"),
+    ("row", "run", "event", "status", "phase"),
     [
         (job("preparing"), sub("queued"), seen("queued"), "submitted", "waiting_gpu"),
         (job("queued"), sub("queued"), seen("queued"), "submitted", "waiting_gpu"),
@@ -61,199 +77,215 @@ def test_a_video_of_an_earlier_submission_wins_while_a_later_one_is_prepared() -
     ],
 )  # fmt: skip
 def test_a_live_run_shows_in_the_row(
-    row: Job, one: Submission, look: Any, status: str, phase: str
+    row: Job, run: Submission, event: Event, status: str, phase: str
 ) -> None:
-    change = judged(replace(row, phase="in_line"), one, look=look).change
-    assert change.job is not None
+    change = decided(replace(row, phase="in_line"), run, event=event).change
     assert (change.job["status"], change.job["phase"]) == (status, phase)
 
 
-def test_nothing_is_written_when_nothing_changed() -> None:
-    assert judged(job("submitted"), sub("queued"), look=seen("queued")).change.job is None
+def test_nothing_is_written_into_the_row_when_nothing_changed() -> None:
+    assert decided(job("submitted"), sub("queued"), event=seen("queued")).change.job == {}
     row = job("running", phase="loading_models", progress=1, progress_source="reported")
-    talk = seen("running", progress=1.4)
-    assert judged(row, sub("running"), look=talk).change.job is None
-    gone = judged(job("running", phase="generating"), sub("running"), look=GONE)
-    assert gone.change.job is None
+    talks = seen("running", progress=1.4)
+    assert decided(row, sub("running"), event=talks).change.job == {}
+    gone = decided(job("running", phase="generating"), sub("running"), event=GONE)
+    assert gone.change.job == {}
     waiting = job("preparing", phase="confirming_submission")
-    assert judged(waiting, sub("unknown"), look=Nothing()).change.job is None
+    assert decided(waiting, sub("unknown"), event=Reviewed()).change.job == {}
     ending = job("running", phase="cancelling", cancel_requested=True)
-    assert judged(ending, sub("running"), look=seen("running")).change.job is None
+    assert decided(ending, sub("running"), event=seen("running")).change.job == {}
 
 
 def test_progress_and_the_expected_end_follow_the_run() -> None:
-    change = judged(
-        job("running", progress=10), sub("running"), look=seen("running", execution_ms=500_000)
-    ).change
-    assert change.job is not None
+    row = job("running", progress=10)
+    change = decided(row, sub("running"), event=seen("running", execution_ms=500_000)).change
     assert (change.job["progress"], change.job["progress_source"]) == (45, "estimated")
-    assert change.eta_seconds == 500.0
-    assert change.started
-    assert change.as_json()["eta_seconds"] == 500.0
+    assert change.job_instants == {"eta_at": 500.0, "started_at": 0.0}
+    started = replace(row, started_at="2026-01-01T00:00:00+00:00")
+    later = decided(started, sub("running"), event=seen("running", execution_ms=500_000)).change
+    assert later.job_instants == {"eta_at": 500.0}
 
 
 def test_a_failure_that_cannot_heal_ends_the_job() -> None:
-    decision = judged(job("running"), sub("running"), look=seen("failed", error=FAILING))
-    assert decision.outcome == "failed:run_timed_out"
-    assert decision.change.job is not None
+    decision = decided(job("running"), sub("running"), event=seen("failed", error=FAILING))
+    assert told(decision) == "failed:run_timed_out"
     assert decision.change.job["error_code"] == "run_timed_out"
-    assert decision.change.completed
+    assert decision.change.job_instants["completed_at"] == 0.0
 
 
 @pytest.mark.parametrize(("made", "wait"), [(1, 15.0), (2, 30.0)])
-def test_a_failure_that_may_heal_is_tried_again_after_a_while(made: int, wait: float) -> None:
-    row = job("running", submissions=made)
-    decision = judged(row, sub("running"), look=seen("failed", error=RETRYABLE))
-    assert decision.change.job is not None
+def test_a_failure_that_may_heal_is_sent_again_after_a_while(made: int, wait: float) -> None:
+    before = [sub("lost", n, error_code="run_lost", resend=True) for n in range(1, made)]
+    row = job("running", attempt=made)
+    event = seen("failed", made, error=RESENDABLE)
+    decision = decided(row, *before, sub("running", made), event=event)
+    assert told(decision) == "resent"
     assert decision.change.job["status"] == "queued"
-    assert decision.change.retry_seconds == wait
-    assert decision.change.as_json()["retry_seconds"] == wait
-    assert not decision.change.completed
+    assert decision.change.job_instants["available_at"] == wait
 
 
 def test_submissions_are_not_endless() -> None:
-    decision = judged(
-        job("running", submissions=3), sub("running"), look=seen("failed", error=RETRYABLE)
-    )
-    assert decision.outcome == "failed:too_many_submissions"
+    before = [sub("lost", n, error_code="run_lost", resend=True) for n in (1, 2)]
+    event = seen("failed", 3, error=RESENDABLE)
+    decision = decided(job("running", attempt=3), *before, sub("running", 3), event=event)
+    assert told(decision) == "failed:too_many_submissions"
 
 
 def test_some_failures_are_answered_only_once() -> None:
-    before = sub("failed", 1, error_code="input_download_failed")
-    row = job("running", attempt=2, submissions=2)
-    again = judged(
-        row, before, sub("running", 2), look=seen("failed", error=DOWNLOAD), attempt=2
-    )  # fmt: skip
-    assert again.outcome == "failed:input_download_failed"
-    first = judged(job("running"), sub("running"), look=seen("failed", error=DOWNLOAD))
-    assert first.outcome == "retried:input_download_failed"
+    before = sub("failed", 1, error_code="input_download_failed", resend=True)
+    row = job("running", attempt=2)
+    again = decided(row, before, sub("running", 2), event=seen("failed", 2, error=DOWNLOAD))
+    assert told(again) == "failed:input_download_failed"
+    first = decided(job("running"), sub("running"), event=seen("failed", error=DOWNLOAD))
+    assert told(first) == "resent"
 
 
 def test_refused_submissions_do_not_count_as_failures() -> None:
     row = job("running", attempt=2)
-    decision = judged(row, sub("refused"), sub("running", 2, **LOST), look=GONE, attempt=2)
-    assert decision.outcome == "retried:run_lost"
+    event = NotFound(attempt=2, healthy=True)
+    decision = decided(row, sub("refused"), sub("running", 2, **LOST), event=event)
+    assert told(decision) == "resent"
 
 
 def test_a_failed_run_waits_for_another_that_is_open() -> None:
-    row = job("running", submissions=2, attempt=2)
-    unknown = judged(row, sub("running"), sub("unknown", 2), look=seen("failed", error=FAILING))
-    assert unknown.outcome == "waiting"
-    live = judged(row, sub("running"), sub("queued", 2), look=seen("failed", error=FAILING))
-    assert live.outcome == "waiting_gpu"
-    assert live.change.job == {"phase": "waiting_gpu", "runpod_job_id": "r2", "status": "running"}
+    row = job("running", attempt=2)
+    event = seen("failed", error=FAILING)
+    unknown = decided(row, sub("running"), sub("unknown", 2), event=event)
+    assert told(unknown) == "confirming"
+    live = decided(row, sub("running"), sub("queued", 2), event=event)
+    assert told(live) == "waiting_gpu"
+    assert live.change.job["runpod_job_id"] == "r2"
+    assert (live.change.job["status"], live.change.job["phase"]) == ("running", "waiting_gpu")
 
 
 def test_of_two_live_runs_the_one_that_started_is_kept() -> None:
-    row = job("submitted", attempt=2, submissions=2)
-    decision = judged(row, sub("queued"), sub("running", 2), look=seen("queued"))
-    assert [one.attempt for one in decision.cancel] == [1]
-    both = judged(row, sub("queued"), sub("queued", 2), look=seen("queued"))
-    assert [one.attempt for one in both.cancel] == [2]
-    running = judged(row, sub("running"), sub("running", 2), look=GONE)
-    assert [one.attempt for one in running.cancel] == [2]
+    row = job("submitted", attempt=2)
+    decision = decided(row, sub("queued"), sub("running", 2), event=seen("queued"))
+    assert cancelled(decision) == [1]
+    both = decided(row, sub("queued"), sub("queued", 2), event=seen("queued"))
+    assert cancelled(both) == [2]
+    running = decided(row, sub("running"), sub("running", 2), event=GONE)
+    assert cancelled(running) == [2]
+    stopping = sub("running", cancel_asked_ago=40.0)
+    other = decided(row, stopping, sub("queued", 2), event=seen("queued", 2))
+    assert cancelled(other) == [1], "the one that is being cancelled is not chosen again"
 
 
 def test_our_own_cancel_of_a_second_run_is_no_failure() -> None:
-    row = job("running", attempt=2, submissions=2)
-    first = sub("lost", error_code="run_lost")
+    row = job("running", attempt=2)
+    first = sub("lost", error_code="run_lost", resend=True)
     second = sub("running", 2, cancel_asked_ago=9.0)
-    decision = judged(row, first, second, look=seen("cancelled"), attempt=2)
-    assert decision.outcome == "retried:run_lost"
-    alone = judged(row, second, look=seen("cancelled"), attempt=2)
-    assert alone.outcome == "retried:run_lost"
-    strange = judged(row, first, sub("running", 2), look=seen("cancelled"), attempt=2)
-    assert strange.outcome == "failed:run_cancelled"
+    assert told(decided(row, first, second, event=seen("cancelled", 2))) == "resent"
+    strange = decided(row, sub("running", 2), event=seen("cancelled", 2))
+    assert told(strange) == "failed:run_cancelled"
+
+
+def test_what_the_failed_run_says_counts_more_than_a_cancel_by_others() -> None:
+    """Whichever of the two is seen last: the order of news decides nothing."""
+    row = job("running", attempt=2)
+    cancelled_first = sub("cancelled", 2, error_code="run_cancelled")
+    decision = decided(row, sub("running", **LOST), cancelled_first, event=GONE)
+    assert told(decision) == "resent"
+    lost = sub("lost", error_code="run_lost", resend=True)
+    decision = decided(row, lost, sub("running", 2), event=seen("cancelled", 2))
+    assert told(decision) == "resent"
 
 
 @pytest.mark.parametrize("code", ["run_timed_out", None, "no_such_code"])
 def test_a_row_whose_runs_have_all_ended_is_judged_by_the_last(code: str | None) -> None:
-    decision = judged(job("running"), sub("failed", error_code=code), look=Nothing())
-    known = code if code in CODES else "run_lost"
-    assert decision.outcome.endswith(f":{known}")
+    decision = decided(job("running"), sub("failed", error_code=code), event=Reviewed())
+    assert told(decision) == f"failed:{code if code in CODES else 'run_lost'}"
+
+
+def test_a_row_whose_record_of_runs_is_gone_fails_and_says_so() -> None:
+    decision = decided(job("running"), event=Reviewed())
+    assert told(decision) == "failed:run_lost"
+    assert "video_job_attempts" in decision.change.job["error_message"]
 
 
 def test_a_row_that_is_in_line_again_stays_there_and_keeps_the_cost() -> None:
-    decision = judged(
-        job("queued"), sub("running"), look=seen("failed", error=FAILING, execution_ms=1000)
-    )
-    assert decision.outcome == "in_line_again"
-    assert decision.change.job is None
-    limits = replace(LIMITS, gpu_price_per_second=Decimal("0.5"))
-    paid = judged(
-        job("queued"), sub("running"), look=seen("failed", execution_ms=1000), limits=limits
-    )
+    event = seen("failed", error=FAILING, execution_ms=1000)
+    decision = decided(job("queued"), sub("running"), event=event)
+    assert told(decision) == "unchanged"
+    assert decision.change.job == {}
+    policy = replace(POLICY, gpu_price_per_second=Decimal("0.5"))
+    paid = decided(job("queued"), sub("running"), event=event, policy=policy)
     assert paid.change.job == {"cost_usd": "0.5"}
 
 
 def test_the_cost_of_each_run_is_added_once() -> None:
-    limits = replace(LIMITS, gpu_price_per_second=Decimal("0.5"))
+    policy = replace(POLICY, gpu_price_per_second=Decimal("0.5"))
     row = job("running", cost_usd=Decimal("1.25"))
-    look = seen("completed", execution_ms=2000)
-    decision = judged(row, sub("running"), look=look, limits=limits)
-    assert decision.change.job is not None
-    assert decision.change.job["cost_usd"] == "2.25"
-    unpaid = judged(row, sub("running"), look=seen("completed"), limits=limits)
-    assert unpaid.change.job is not None
+    event = seen("completed", execution_ms=2000)
+    decision = decided(row, sub("running"), event=event, policy=policy)
+    assert Decimal(decision.change.job["cost_usd"]) == Decimal("2.25")
+    counted = sub("cancelled", cost_usd=Decimal("0.75"))
+    late = decided(row, counted, event=event, policy=policy)
+    assert Decimal(late.change.job["cost_usd"]) == Decimal("1.5")
+    unpaid = decided(row, sub("running"), event=seen("completed"), policy=policy)
     assert "cost_usd" not in unpaid.change.job
 
 
 @pytest.mark.parametrize(
     ("state", "lease"), [("submitting", 30.0), ("submitting", None), ("unknown", 30.0)]
 )
-@pytest.mark.parametrize("cancelled", [False, True])
-def test_a_row_in_the_dispatchers_hand_is_left_to_it(
-    state: str, lease: float | None, cancelled: bool
-) -> None:
-    row = job("preparing", lease_left=lease, cancel_requested=cancelled)
-    decision = judged(row, sub(state), look=Nothing())
-    assert decision.outcome == "left_to_dispatch"
-    assert decision.change.job is None
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_claimed_row_is_left_to_its_worker(state: str, lease: float | None, cancel: bool) -> None:
+    row = job("preparing", lease_left=lease, cancel_requested=cancel)
+    decision = decided(row, sub(state), event=Reviewed())
+    assert told(decision) == "left_to_claim"
+    assert decision.change.job == {}
 
 
 def test_an_expired_lease_holds_nothing() -> None:
     row = job("preparing", lease_left=-1.0)
-    assert judged(row, sub("unknown"), look=Nothing()).outcome == "waiting"
+    assert told(decided(row, sub("unknown"), event=Reviewed())) == "confirming"
 
 
 @pytest.mark.parametrize("why", [{"cancel_requested": True}, {"ending_code": "queue_timeout"}])
 def test_an_ending_waits_for_every_open_submission(why: dict[str, Any]) -> None:
-    live = judged(job("running", **why), sub("running"), look=seen("running"))
-    assert live.outcome == "cancelling"
-    assert [one.attempt for one in live.cancel] == [1]
-    assert live.change.submissions[0].poll_seconds == LIMITS.soon
-    unknown = judged(job("preparing", **why), sub("unknown"), look=Nothing())
-    assert unknown.outcome == "cancelling"
-    assert unknown.change.job is not None
+    live = decided(job("running", **why), sub("running"), event=seen("running"))
+    assert told(live) == "cancelling"
+    assert cancelled(live) == [1]
+    assert live.change.submissions[0].instants["next_poll_at"] == POLICY.soon
+    unknown = decided(job("preparing", **why), sub("unknown"), event=Reviewed())
+    assert told(unknown) == "cancelling"
     assert "certain" in str(unknown.change.job["phase_detail"])
-    assert unknown.cancel == ()
-    over = judged(job("preparing", **why), sub("unknown"), look=NotAccepted())
-    assert over.change.completed
+    assert cancelled(unknown) == []
+    over = decided(job("preparing", **why), sub("unknown"), event=NotAccepted(attempt=1))
+    assert over.kind.ends_job
 
 
 @pytest.mark.parametrize(("ago", "again"), [(None, True), (5.0, False), (30.0, True)])
 def test_a_cancel_is_asked_again_after_a_while(ago: float | None, again: bool) -> None:
     row = job("running", cancel_requested=True)
-    decision = judged(
-        row, sub("running", cancel_asked_ago=ago), look=seen("running"), webhooks_work=True
-    )
-    assert bool(decision.cancel) is again
+    run = sub("running", cancel_asked_ago=ago)
+    decision = decided(row, run, event=seen("running"), webhooks_work=True)
+    assert bool(cancelled(decision)) is again
     (change,) = decision.change.submissions
-    assert change.cancel_asked is again
-    assert change.poll_seconds == LIMITS.soon
+    assert ("cancel_asked_at" in change.instants) is again
+    assert change.instants["next_poll_at"] == POLICY.soon
 
 
-@pytest.mark.parametrize("look", [seen("cancelled"), seen("failed", error=RETRYABLE)])
-def test_a_cancelled_job_ends_as_cancelled_however_its_run_ended(look: Any) -> None:
-    decision = judged(job("running", cancel_requested=True), sub("running"), look=look)
-    assert decision.outcome == "cancelled"
-    assert decision.change.job is not None
+def test_the_inputs_of_a_run_that_is_to_stop_are_removed_once() -> None:
+    row = job("running", cancel_requested=True)
+    for run in (sub("running"), sub("unknown")):
+        first = decided(row, run, event=Reviewed())
+        assert [found.attempt for found in first.effects.discard] == [1]
+        asked = replace(run, cancel_asked_ago=40.0)
+        assert decided(row, asked, event=Reviewed()).effects.discard == ()
+
+
+@pytest.mark.parametrize("event", [seen("cancelled"), seen("failed", error=RESENDABLE)])
+def test_a_cancelled_job_ends_as_cancelled_however_its_run_ended(event: Event) -> None:
+    decision = decided(job("running", cancel_requested=True), sub("running"), event=event)
+    assert told(decision) == "cancelled"
     assert decision.change.job["status"] == "cancelled"
 
 
 def test_our_own_ending_says_why() -> None:
     row = job("submitted", ending_code="queue_timeout", ending_message=None)
-    assert judged(row, sub("queued"), look=seen("cancelled")).outcome == "failed:queue_timeout"
+    assert told(decided(row, sub("queued"), event=seen("cancelled"))) == "failed:queue_timeout"
 
 
 @pytest.mark.parametrize(
@@ -263,50 +295,54 @@ def test_our_own_ending_says_why() -> None:
 def test_a_run_waits_for_a_gpu_only_so_long_unless_others_start(
     queued_for: float, started_ago: float | None, over: bool
 ) -> None:
-    one = sub("queued", queued_for=queued_for, endpoint_started_ago=started_ago)
-    decision = judged(job("submitted"), one, look=seen("queued"))
-    assert (decision.outcome == "queue_timeout") is over
-    assert bool(decision.cancel) is over
+    run = sub("queued", queued_for=queued_for, endpoint_started_ago=started_ago)
+    decision = decided(job("submitted"), run, event=seen("queued"))
+    assert (told(decision) == "queue_timeout") is over
+    assert bool(cancelled(decision)) is over
     if over:
-        assert decision.change.job is not None
         assert decision.change.job["ending_code"] == "queue_timeout"
         assert "status" not in decision.change.job
 
 
+def test_a_run_that_could_not_be_asked_does_not_reach_its_queue_deadline() -> None:
+    """It may be rendering by now: only an answer that says queued can tell."""
+    run = sub("queued", queued_for=9999.0)
+    assert told(decided(job("submitted"), run, event=Reviewed())) == "waiting_gpu"
+
+
 def test_a_run_that_has_started_knows_no_queue_deadline() -> None:
-    one = sub("running", queued_for=1e6)
-    assert judged(job("running"), one, look=seen("running")).outcome == "running"
+    run = sub("running", queued_for=1e6)
+    assert told(decided(job("running"), run, event=seen("running"))) == "running"
 
 
 @pytest.mark.parametrize(
     "row",
     [None, job("completed"), job("failed"), job("cancelled"), job("submitted", try_number=2)],
-    ids=["deleted", "completed", "failed", "cancelled", "tried anew"],
+    ids=["deleted", "completed", "failed", "cancelled", "tried again"],
 )
 def test_a_run_that_nobody_waits_for_is_cancelled_and_followed(row: Job | None) -> None:
-    decision = judged(row, sub("queued"), look=seen("running"))
-    assert decision.outcome == "orphan_cancelled"
-    assert decision.change.job is None
+    decision = decided(row, sub("queued"), event=seen("running"))
+    assert told(decision) == "unwanted_run"
+    assert cancelled(decision) == [1]
+    assert decision.change.job == {}
     assert decision.change.revision == (row.revision if row else None)
     (change,) = decision.change.submissions
-    assert (change.cancel_asked, change.poll_seconds) == (True, LIMITS.soon)
-    asked = judged(row, sub("running", cancel_asked_ago=5.0), look=seen("running"))
-    assert asked.outcome == "orphan_seen"
-    assert asked.cancel == ()
-    ended = judged(row, sub("running"), look=seen("completed"))
-    assert ended.change.job is None
-    assert ended.change.submissions[0].ended
+    assert change.instants["cancel_asked_at"] == 0.0
+    assert change.instants["next_poll_at"] == POLICY.soon
+    asked = decided(row, sub("running", cancel_asked_ago=5.0), event=seen("running"))
+    assert cancelled(asked) == []
+    ended = decided(row, sub("running"), event=seen("completed"))
+    assert ended.change.job == {}
+    assert ended.effects.ended == (1,)
 
 
 def test_a_submission_that_is_not_there_changes_nothing() -> None:
     for row in (job(), None):
-        decision = judged(row, look=seen("completed"), attempt=4)
-        assert decision.outcome == "unchanged"
-        assert decision.change.as_json()["submissions"] == []
+        assert decided(row, event=seen("completed", 4)).change.submissions == ()
 
 
 def test_a_change_names_what_it_was_decided_on() -> None:
-    decision = judged(job(), sub("queued"), sub("lost", 2), look=seen("running"))
+    decision = decided(job(), sub("queued"), sub("lost", 2), event=seen("running"))
     data = decision.change.as_json()
     assert (data["revision"], data["states"]) == (7, {"1": "queued"})
     assert data["submissions"][0]["set"] == {"state": "running"}

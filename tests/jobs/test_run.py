@@ -51,7 +51,6 @@ def test_real_bodies_are_read(shape: str, state: RunState) -> None:
     assert update.run_id == found["id"]
     assert update.delay_ms == found.get("delayTime")
     assert update.execution_ms == found.get("executionTime")
-    assert update.retries == found.get("retries")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_an_error_inside_the_output_counts_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "retryable"),
+    ("error", "code", "resend"),
     [
         ("executionTimeout exceeded", "run_timed_out", False),
         ("job timed out after 1 retries", "run_lost", True),
@@ -207,10 +206,10 @@ def test_an_error_inside_the_output_counts_too() -> None:
         (None, "run_failed", False),
     ],
 )  # fmt: skip
-def test_a_failed_run_says_why(error: object, code: str, retryable: bool) -> None:
+def test_a_failed_run_says_why(error: object, code: str, resend: bool) -> None:
     """The platform's texts, the handler's Chinese ones, ComfyUI's and the GPU's."""
     failure = classify_failure(failed(error))
-    assert (failure.code, failure.retryable) == (code, retryable)
+    assert (failure.code, failure.resend) == (code, resend)
 
 
 @pytest.mark.parametrize(
@@ -247,15 +246,15 @@ def test_an_sdk_error_is_shown_without_its_traceback() -> None:
 def test_a_run_that_ran_out_of_time_goes_again_only_if_it_never_started() -> None:
     """What has run was paid."""
     waited = classify_failure(parse_run(body("TIMED_OUT", delayTime=60_000)))
-    assert (waited.code, waited.retryable) == ("run_timed_out", True)
+    assert (waited.code, waited.resend) == ("run_timed_out", True)
     ran = classify_failure(parse_run(body("TIMED_OUT", executionTime=9)))
-    assert (ran.code, ran.retryable) == ("run_timed_out", False)
+    assert (ran.code, ran.resend) == ("run_timed_out", False)
 
 
 def test_a_run_that_somebody_else_cancelled_is_not_sent_again() -> None:
     """Somebody meant it."""
     failure = classify_failure(parse_run(body("CANCELLED")))
-    assert (failure.code, failure.retryable) == ("run_cancelled", False)
+    assert (failure.code, failure.resend) == ("run_cancelled", False)
 
 
 def test_a_completed_run_without_a_video_is_no_success() -> None:

@@ -15,14 +15,14 @@ def test_a_minute_of_fitting_rounds_is_proof() -> None:
     assert not evidence.add(looked(0.0), age=BEGIN_WITHIN)
     assert not evidence.add(looked(GO_ON_FOR - 1), age=BEGIN_WITHIN + 59)
     assert evidence.add(looked(GO_ON_FOR), age=BEGIN_WITHIN + 60)
-    assert not evidence.hopeless
+    assert not evidence.inconclusive
 
 
 def test_rounds_that_begin_too_late_prove_nothing() -> None:
     """The run may have come and gone before the first look."""
     evidence = Evidence()
     assert not evidence.add(looked(0.0), age=BEGIN_WITHIN + 1)
-    assert evidence.hopeless
+    assert evidence.inconclusive
     assert not evidence.add(looked(GO_ON_FOR), age=200.0)
 
 
@@ -43,7 +43,7 @@ def test_one_round_that_does_not_fit_ends_the_search(other: Round) -> None:
     first = looked(0.0, live=1, in_progress=1, completed=4, failed=3)
     assert not evidence.add(first, age=10.0)
     assert not evidence.add(other, age=40.0)
-    assert evidence.hopeless
+    assert evidence.inconclusive
     assert not evidence.add(looked(90.0), age=100.0)
 
 

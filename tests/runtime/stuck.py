@@ -5,7 +5,7 @@ import sys
 import time
 
 from worker.runtime.loops import Heartbeats, Wakeup, every
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import Watchdog, measure_lag
 
 
@@ -37,7 +37,7 @@ async def main(how: str) -> None:
                 stop=stop,
                 wakeup=Wakeup(),
                 beats=beats,
-                board=Board(),
+                readiness=Readiness(),
                 slowest_tick=0.4,
             )
         )

@@ -11,7 +11,10 @@ import pytest
 import worker.app
 from worker.app import App
 from worker.policies import read_template
+from worker.runpod.api import RunPodApi
+from worker.runtime.clock import Environment
 from worker.settings import load_settings
+from worker.supabase.store import connect
 
 
 @contextlib.asynccontextmanager
@@ -46,18 +49,25 @@ async def test_loops_that_wait_for_a_silent_supabase_do_not_hold_up_the_end(
                 "RUNPOD_ENDPOINT_URL": f"{url}/v2/abc",
             }
         )
-        app = App(settings, read_template(settings), http)
-        await app.wire()
+        runpod = RunPodApi(endpoint_url=f"{url}/v2/abc", api_key="rpa_0123456789")
+        supabase = await connect(url, "sb_secret_0123456789abcdef", http)
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
-            async with app.runpod:
+            async with runpod:
+                app = App(
+                    settings,
+                    read_template(settings),
+                    http=http,
+                    supabase=supabase,
+                    runpod=runpod,
+                    environment=Environment(),
+                )
                 running = asyncio.create_task(app.run(listening))
                 async with asyncio.timeout(5):
                     await asked.wait()
                 app.draining.set()
                 async with asyncio.timeout(5):
                     await running
-        app.desk.close()
 
 
 def test_the_parts_of_going_down_add_up_to_what_is_promised() -> None:

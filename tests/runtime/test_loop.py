@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.runtime.loops import Heartbeats, Wakeup, every
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import EXIT_STUCK, Watchdog
 
 
@@ -19,7 +19,7 @@ class Loop:
     def __init__(self, *script: float | Exception | Callable[[], None] | None) -> None:
         self.script = list(script)
         self.stop, self.wakeup = asyncio.Event(), Wakeup()
-        self.beats, self.board = Heartbeats(), Board()
+        self.beats, self.readiness = Heartbeats(), Readiness()
 
     async def tick(self) -> float | None:
         what = self.script.pop(0)
@@ -42,7 +42,7 @@ class Loop:
                 stop=self.stop,
                 wakeup=self.wakeup,
                 beats=self.beats,
-                board=self.board,
+                readiness=self.readiness,
             )
 
 
@@ -52,14 +52,14 @@ async def test_an_outage_is_borne_and_logged_once() -> None:
     with capture_logs() as logs:
         await loop.run()
     assert [one["event"] for one in logs] == ["loop.waiting", "loop.resumed"]
-    assert loop.board.status == "ok"
+    assert loop.readiness.status == "ok"
 
 
 async def test_an_outage_stands_on_the_board_while_it_lasts() -> None:
     loop = Loop(StoreUnavailable("Supabase does not answer.", retry_in=0.0))
     await loop.run()
-    assert loop.board.status == "down"
-    assert loop.board.reasons == ["sweep: Supabase does not answer."]
+    assert loop.readiness.status == "down"
+    assert loop.readiness.reasons == ["sweep: Supabase does not answer."]
 
 
 async def test_any_other_error_ends_the_loop() -> None:

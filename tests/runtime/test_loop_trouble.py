@@ -17,7 +17,7 @@ async def test_a_loop_that_comes_rarely_tries_again_soon_after_trouble(
     loop = Loop(StoreUnavailable("Supabase does not answer."), None)
     await loop.run(seconds=3600)
     assert loop.script == []
-    assert loop.board.status == "ok"
+    assert loop.readiness.status == "ok"
 
 
 async def test_a_write_that_the_table_refuses_does_not_end_the_process(
@@ -27,7 +27,7 @@ async def test_a_write_that_the_table_refuses_does_not_end_the_process(
     monkeypatch.setattr(worker.runtime.loops, "TROUBLE_SECONDS", 0.01)
     loop = Loop(StoreRefused("integer out of range (22003)"), None)
     seen: list[str] = []
-    loop.script[1] = lambda: seen.extend(loop.board.reasons)
+    loop.script[1] = lambda: seen.extend(loop.readiness.reasons)
     await loop.run(seconds=3600)
     assert seen == ["sweep: integer out of range (22003)"]
 

@@ -10,9 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.dispatch.test_dispatch import Office as WayOut
-from tests.reconcile.test_reconcile import Office as WayBack
-from tests.reconcile.test_reconcile import done, seen
+from tests.harness import Harness, done, update
 from tests.runtime.test_web import Site
 from worker.jobs.errors import (
     InputUnavailable,
@@ -28,7 +26,7 @@ from worker.jobs.run import RunState
 from worker.runpod.api import RunPodApi
 from worker.runtime.loops import Heartbeats, Wakeup, every
 from worker.runtime.metrics import LIVE, METRICS
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 
 WORKER = Path(__file__).parents[2] / "worker"
 Change = Callable[..., float]
@@ -87,27 +85,26 @@ def test_the_version_and_the_process_are_shown() -> None:
     assert {"worker_build", "process_resident_memory_bytes"} <= names
 
 
-# The way out ---------------------------------------------------------------------------------
+# Dispatch -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def way_out(monkeypatch: pytest.MonkeyPatch) -> WayOut:
-    monkeypatch.setattr("worker.dispatch.outcome.AWAY_SECONDS", 0.0)
-    return WayOut()
+def harness() -> Harness:
+    return Harness()
 
 
 async def test_an_accepted_submission_counts_with_the_time_it_took(
-    way_out: WayOut, change: Change
+    harness: Harness, change: Change
 ) -> None:
-    way_out.store.insert()
-    submit = way_out.runpod.submit
+    harness.store.insert()
+    submit = harness.runpod.submit
 
     async def slow(body: Any) -> Any:
-        way_out.now += 4.0
+        harness.now += 4.0
         return await submit(body)
 
-    way_out.runpod.submit = slow  # type: ignore[method-assign]
-    await way_out.tick()
+    harness.runpod.submit = slow  # type: ignore[method-assign]
+    await harness.dispatch()
     assert change("worker_claims_total") == 1
     assert change("worker_submissions_total", outcome="accepted") == 1
     assert change("worker_claim_to_submit_seconds_count") == 1
@@ -124,17 +121,17 @@ async def test_an_accepted_submission_counts_with_the_time_it_took(
     ],
 )
 async def test_each_outcome_of_a_submission_counts(
-    way_out: WayOut,
+    harness: Harness,
     change: Change,
     error: WorkerError,
     outcome: str,
     ended: dict[str, str] | None,
     breaker: int,
 ) -> None:
-    way_out.store.insert()
+    harness.store.insert()
 
-    way_out.runpod.answers.append(error)
-    await way_out.tick()
+    harness.runpod.answers.append(error)
+    await harness.dispatch()
     assert change("worker_submissions_total", outcome=outcome) == 1
     assert change("worker_claim_to_submit_seconds_count") == 0
     if ended:
@@ -147,41 +144,41 @@ async def test_each_outcome_of_a_submission_counts(
     [JobFailed("audio_too_short", "short"), InputUnavailable("audio_unreachable", "away")],
 )
 async def test_a_job_that_fails_before_its_submission_counts_as_ended(
-    way_out: WayOut, change: Change, error: WorkerError
+    harness: Harness, change: Change, error: WorkerError
 ) -> None:
-    way_out.store.insert()
+    harness.store.insert()
 
     def unusable(**_: object) -> Any:
         raise error
 
-    way_out.media.open = unusable  # type: ignore[method-assign]
-    await way_out.tick()
+    harness.media.open = unusable  # type: ignore[method-assign]
+    await harness.dispatch()
     assert change("worker_jobs_ended_total", outcome="failed", code=error.code) == 1
 
 
-async def test_runpod_that_answers_again_no_longer_shows_as_paused(way_out: WayOut) -> None:
+async def test_runpod_that_answers_again_no_longer_shows_as_paused(harness: Harness) -> None:
     """Even when no job is there to prove it: the alert would else go on until the next one."""
-    way_out.store.insert()
-    way_out.runpod.answers.append(RunPodUnavailable(503, "away"))
-    await way_out.tick()
+    harness.store.insert()
+    harness.runpod.answers.append(RunPodUnavailable(503, "away"))
+    await harness.dispatch()
     assert METRICS.registry.get_sample_value("worker_breaker_open") == 1
-    way_out.store.jobs.clear()
-    way_out.now += 3600
-    await way_out.tick()
-    assert way_out.board.status == "ok"
+    harness.store.rows.clear()
+    harness.now += 3600
+    await harness.dispatch()
+    assert harness.readiness.status == "ok"
     assert METRICS.registry.get_sample_value("worker_breaker_open") == 0
 
 
-# The way back --------------------------------------------------------------------------------
+# Reconcile ----------------------------------------------------------------------------------
 
 
 async def test_an_ended_run_counts_its_wait_its_seconds_and_its_outcome(change: Change) -> None:
-    office = WayBack()
-    await office.submitted()
-    office.runpod.runs["run-1"] = seen(
+    harness = Harness()
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = update(
         RunState.COMPLETED, video_url="https://r/v.mp4", execution_ms=61_500, delay_ms=12_000
     )
-    await office.reconciler.tick()
+    await harness.reconciler.tick()
     assert change("worker_polls_total", result="completed") == 1
     assert change("worker_jobs_ended_total", outcome="completed", code="") == 1
     assert change("worker_gpu_seconds_total", outcome="completed") == 61.5
@@ -189,10 +186,10 @@ async def test_an_ended_run_counts_its_wait_its_seconds_and_its_outcome(change: 
 
 
 async def test_runs_and_unwritten_results_in_memory_are_shown() -> None:
-    office = WayBack()
-    await office.submitted()
-    office.runpod.runs["run-1"] = seen(RunState.RUNNING)
-    await office.reconciler.tick()
+    harness = Harness()
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = update(RunState.RUNNING)
+    await harness.reconciler.tick()
     assert METRICS.registry.get_sample_value("worker_open_runs") == 1
     assert METRICS.registry.get_sample_value("worker_runs_unwritten") == 0
 
@@ -208,8 +205,8 @@ async def test_webhooks_count_by_what_became_of_them(change: Change) -> None:
     await site.http.aclose()
     assert {
         result: change("worker_webhooks_total", result=result)
-        for result in ("forged", "completed", "known_already", "unknown_job")
-    } == {"forged": 1, "completed": 1, "known_already": 1, "unknown_job": 1}
+        for result in ("forged", "applied", "already_ended", "unknown_job")
+    } == {"forged": 1, "applied": 1, "already_ended": 1, "unknown_job": 1}
 
 
 # The parts around ----------------------------------------------------------------------------
@@ -277,6 +274,12 @@ async def test_a_loop_that_meets_trouble_counts_it(change: Change) -> None:
         raise StoreUnavailable("away", retry_in=0.0)
 
     await every(
-        "sweep", tick, seconds=0.01, stop=stop, wakeup=Wakeup(), beats=Heartbeats(), board=Board()
+        "sweep",
+        tick,
+        seconds=0.01,
+        stop=stop,
+        wakeup=Wakeup(),
+        beats=Heartbeats(),
+        readiness=Readiness(),
     )
     assert change("worker_loop_failures_total", loop="sweep") == 2

@@ -8,16 +8,13 @@ import httpx
 import pytest
 
 from tests.fakes import job_id
-from tests.reconcile.test_reconcile import Office, body, done
+from tests.harness import Harness, done
+from tests.reconcile.test_reconcile import body
 from worker.jobs.errors import RunPodUnavailable
 from worker.jobs.job import JobStatus
 from worker.runtime.loops import Heartbeats
-from worker.runtime.readiness import Board
 from worker.web import (
-    MAX_BAD_SIGNATURES,
     MAX_BODY,
-    WINDOW_SECONDS,
-    BadSignatures,
     Web,
     signature,
     webhook_url,
@@ -26,17 +23,17 @@ from worker.web import (
 SECRETS = ("new-secret", "old-secret")
 
 
-class Site(Office):
+class Site(Harness):
     """The application around a reconciler with everything else faked."""
 
     def __init__(self, secrets: tuple[str, ...] = SECRETS) -> None:
         super().__init__()
-        self.board, self.time = Board(), 0.0
+        self.time = 0.0
         self.beats = Heartbeats(clock=lambda: self.time)
         self.refreshed = 0
         web = Web(
             reconciler=self.reconciler,
-            board=self.board,
+            readiness=self.readiness,
             beats=self.beats,
             secrets=secrets,
             refresh=self.refresh,
@@ -68,7 +65,7 @@ async def site() -> AsyncIterator[Site]:
 
 async def test_200_means_that_the_row_is_written(site: Site) -> None:
     answer = await site.hook()
-    assert (answer.status_code, answer.json()) == (200, {"result": "completed"})
+    assert (answer.status_code, answer.json()) == (200, {"result": "applied"})
     assert site.store.job().status is JobStatus.COMPLETED
 
 
@@ -105,26 +102,11 @@ async def test_only_post_is_taken(site: Site) -> None:
     assert (await site.http.get(path)).status_code == 405
 
 
-async def test_guessing_is_refused_but_a_genuine_webhook_still_comes_through(site: Site) -> None:
-    """Behind a proxy all have one address: guesses must not lock RunPod out."""
-    for _ in range(MAX_BAD_SIGNATURES):
+async def test_guesses_do_not_lock_a_genuine_webhook_out(site: Site) -> None:
+    """Behind a proxy all have one address."""
+    for _ in range(50):
         assert (await site.hook(mac="0" * 64)).status_code == 404
-    assert (await site.hook(mac="0" * 64)).status_code == 429
     assert (await site.hook()).status_code == 200
-
-
-def test_guesses_are_forgotten_after_a_while_and_never_fill_the_memory() -> None:
-    now = 0.0
-    bad = BadSignatures(clock=lambda: now)
-    for _ in range(MAX_BAD_SIGNATURES):
-        bad.add("a")
-    assert bad.too_many("a")
-    assert not bad.too_many("b")
-    now = WINDOW_SECONDS + 1
-    assert not bad.too_many("a")
-    for number in range(10_001):
-        bad.add(str(number))
-    assert len(bad._seen) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,8 +137,8 @@ async def test_a_write_that_is_refused_is_not_called_written(site: Site) -> None
 
 
 async def test_a_webhook_for_a_row_that_is_gone_is_answered(site: Site) -> None:
-    site.store.jobs.clear()
-    site.store.subs.clear()
+    site.store.rows.clear()
+    site.store.attempts.clear()
     assert (await site.hook()).json() == {"result": "unknown_job"}
 
 
@@ -170,22 +152,22 @@ async def test_livez_tells_of_a_stuck_loop(site: Site) -> None:
 
 async def test_readyz_says_why_jobs_do_not_move(site: Site) -> None:
     assert (await site.http.get("/readyz")).json() == {"status": "ok", "reasons": []}
-    assert site.board.note("realtime", "nothing is heard")
-    assert not site.board.note("realtime", "still nothing is heard")
+    assert site.readiness.report("realtime", "nothing is heard")
+    assert not site.readiness.report("realtime", "still nothing is heard")
     answer = await site.http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json() == {"status": "degraded", "reasons": ["realtime: still nothing is heard"]}
-    site.board.note("runpod", "wrong key", severity="down")
+    site.readiness.report("runpod", "wrong key", severity="down")
     answer = await site.http.get("/readyz")
     assert (answer.status_code, answer.json()["status"]) == (503, "down")
-    assert site.board.clear("runpod")
-    assert not site.board.clear("runpod")
+    assert site.readiness.clear("runpod")
+    assert not site.readiness.clear("runpod")
 
 
 async def test_metrics_are_refreshed_and_shown(site: Site) -> None:
     await site.hook()
     text = (await site.http.get("/metrics")).text
     assert site.refreshed == 1
-    assert 'worker_webhooks_total{result="completed"}' in text
+    assert 'worker_webhooks_total{result="applied"}' in text
     assert job_id() not in text
     assert json.dumps(SECRETS[0]) not in text

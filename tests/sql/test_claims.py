@@ -25,14 +25,14 @@ def at_once(database: Database, count: int, do: Callable[[Worker], Any]) -> list
     """Several workers, each with its own session, doing something in the same moment."""
     barrier = Barrier(count)
 
-    def one(_: int) -> Any:
+    def act(_: int) -> Any:
         with database.connect() as connection:
-            worker = Worker(connection=connection)
+            worker = Worker(connection=connection, crowded=True)
             barrier.wait(10)
             return do(worker)
 
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))
+        return list(pool.map(act, range(count)))
 
 
 def names(rows: list[Row]) -> list[str]:
@@ -91,7 +91,7 @@ def test_runs_and_claims_count_for_max_in_flight_but_unknown_submissions_do_not(
     database.insert()
     unknown = worker.claim_one()
     worker.begin(unknown)
-    worker.end(unknown, "preparing", phase="confirming_submission", submission="unknown")
+    worker.doubt(unknown)
     for _ in range(5):
         database.insert()
     assert len(worker.claim(9, max_in_flight=3)) == 2
@@ -160,18 +160,18 @@ def test_the_daily_limit_counts_retries_and_deleted_jobs_and_forgets_after_a_day
     assert len(worker.claim(9, **limits)) == 1
 
 
-def test_a_refused_post_and_a_give_back_cost_the_user_nothing(
+def test_a_refused_post_and_a_release_cost_the_user_nothing(
     database: Database, worker: Worker
 ) -> None:
     database.insert(user_id=ANN)
     limits: Any = {"max_submissions_per_user_per_day": 1, "max_in_flight_per_user": 1}
     (job,) = worker.claim(**limits)
     worker.begin(job)
-    worker.end(job, submission="refused")
+    worker.refuse(job)
     (job,) = worker.claim(**limits)
-    worker.end(job)
+    worker.release(job)
     assert len(worker.claim(**limits)) == 1
-    assert database.job(job["id"])["submissions"] == 0
+    assert worker.known(job["id"]).submission_count == 0
 
 
 def test_jobs_without_a_user_have_no_limit(database: Database, worker: Worker) -> None:
@@ -209,9 +209,9 @@ def test_priority_goes_before_everything(database: Database, worker: Worker) -> 
     assert [names(worker.claim(1)) for _ in range(3)] == [["urgent"], ["plain"], ["late"]]
 
 
-def test_a_row_that_shall_wait_is_left_alone(database: Database, worker: Worker) -> None:
+def test_a_row_that_has_to_wait_is_left_alone(database: Database, worker: Worker) -> None:
     job = database.insert()
-    worker.end(worker.claim_one(), retry_seconds=60)
+    worker.release(worker.claim_one(), retry_seconds=60)
     assert worker.claim() == []
     alter(database, job["id"], "available_at = now()")
     assert len(worker.claim()) == 1
@@ -222,7 +222,9 @@ def crashed(database: Database, worker: Worker, name: str) -> Row:
     database.insert(prompt=name)
     job = worker.claim_one()
     expire_lease(database, job["id"])
-    (row,) = worker.recover()
+    (decision,) = worker.recover()
+    assert decision.effects.lease_expired
+    row = database.job(job["id"])
     assert (row["status"], row["crashes"]) == ("queued", 1)
     return row
 
@@ -243,14 +245,14 @@ def test_a_row_that_crashed_is_claimed_alone_and_nothing_beside_it(
 def test_two_rows_that_crashed_are_claimed_one_after_the_other(
     database: Database, worker: Worker
 ) -> None:
-    """As after a deployment that killed a worker with its hands full."""
+    """As after a deployment that killed a worker that held several."""
     jobs = [database.insert(prompt=name) for name in ("one", "two")]
     worker.claim(2)
     for job in jobs:
         expire_lease(database, job["id"])
     assert len(worker.recover()) == 2
     (first,) = worker.claim(9)
-    worker.end(first, "failed", error_code="audio_missing")
+    worker.reject(first)
     assert len(worker.claim(9)) == 1
 
 
@@ -267,7 +269,7 @@ def test_a_row_that_crashed_waits_until_nothing_else_is_in_preparation(
     assert worker.claim(9) == []
     other = Worker(connection=database.connection)
     assert names(other.claim(9)) == ["suspect"]
-    worker.end(first, "failed", error_code="audio_missing")
+    worker.reject(first)
     assert names(worker.claim(9)) == ["neighbour"]
 
 
@@ -276,9 +278,11 @@ def test_five_crashes_alone_end_the_job(database: Database, worker: Worker) -> N
     for expected in ("queued", "queued", "queued", "queued", "failed"):
         assert len(worker.claim()) == 1
         expire_lease(database, job["id"])
-        (row,) = worker.recover()
+        worker.recover()
+        row = database.job(job["id"])
         assert row["status"] == expected
-    assert (row["error_code"], row["submissions"]) == ("too_many_crashes", 0)
+    assert (row["error_code"], row["crashes_alone"]) == ("too_many_crashes", 5)
+    assert database.submissions(job["id"]) == []
     assert "worker's log" in row["error_message"]
 
 
@@ -289,26 +293,74 @@ def test_a_claim_that_came_through_forgets_its_crashes(database: Database, worke
     assert (row["crashes"], row["crashes_alone"]) == (0, 0)
 
 
-def test_a_claim_whose_answer_was_lost_goes_back_without_a_crash(
+def test_a_claim_whose_answer_was_lost_is_handed_out_again_without_a_crash(
     database: Database, worker: Worker
 ) -> None:
-    """An outage of Supabase must not make a job look hostile."""
+    """A lost answer must not make a job look hostile; the attempt stays, as nothing was begun."""
     lost, held, sent = (database.insert() for _ in range(3))
     worker.claim(2)
     worker.begin(worker.claim_one())
+    alter(database, lost["id"], "lease_expires_at = now() + interval '1 second'")
     (again,) = worker.claim(9, holding=[held["id"]])
-    assert (again["id"], again["attempt"], again["crashes"]) == (lost["id"], 2, 0)
+    assert (again["id"], again["attempt"], again["crashes"]) == (lost["id"], 1, 0)
+    assert again["lease_left"] > 55
+    assert len(worker.begin(again)) == 1
     assert database.job(held["id"])["attempt"] == 1
     assert database.job(sent["id"])["status"] == "preparing", "its POST may be under way"
     other = Worker(connection=database.connection)
     assert other.claim(9, holding=[]) == []
 
 
+def test_an_owner_that_does_not_say_what_it_holds_is_handed_nothing_again(
+    database: Database, worker: Worker
+) -> None:
+    database.insert()
+    assert len(worker.claim(9)) == 1
+    assert worker.claim(9, holding=None) == []
+
+
+def test_rows_that_are_handed_out_again_count_as_claimed(
+    database: Database, worker: Worker
+) -> None:
+    """Those come first, then waiting ones, and together no more than were asked for."""
+    lost = [database.insert() for _ in range(2)]
+    worker.claim(2)
+    waiting = [database.insert() for _ in range(2)]
+    found = [row["id"] for row in worker.claim(3, holding=[])]
+    assert sorted(found[:2]) == sorted(row["id"] for row in lost)
+    assert found[2:] == [waiting[0]["id"]]
+    assert len(worker.claim(1, holding=[])) == 1
+
+
+def test_a_row_whose_lease_is_over_is_not_handed_out_again(
+    database: Database, worker: Worker
+) -> None:
+    """The sweep may release it in the same moment, and then somebody else claims it."""
+    job = database.insert()
+    worker.claim()
+    expire_lease(database, job["id"])
+    assert worker.claim(9, holding=[]) == []
+    assert [decision.kind for decision in worker.recover()] == ["lease_expired"]
+
+
+def test_a_row_that_is_handed_out_again_is_still_claimed_alone(
+    database: Database, worker: Worker
+) -> None:
+    suspect = crashed(database, worker, "suspect")
+    database.insert(prompt="neighbour")
+    worker.claim(9)
+    assert [row["id"] for row in worker.claim(9, holding=[])] == [suspect["id"]]
+    assert worker.claim(9, holding=[suspect["id"]]) == []
+
+
 def test_a_cancelled_claim_whose_answer_was_lost_ends(database: Database, worker: Worker) -> None:
+    """Its owner hears of the cancel with the row, and releases it."""
     job = database.insert()
     worker.claim()
     database.sql("update public.video_jobs set cancel_requested = true")
-    assert worker.claim(9, holding=[]) == []
+    (again,) = worker.claim(9, holding=[])
+    assert again["cancel_requested"]
+    worker.release(again)
     row = database.job(job["id"])
     assert (row["status"], row["phase"]) == ("cancelled", "done")
 
@@ -351,7 +403,7 @@ def test_claims_refreshes_and_cancels_in_the_same_moment_do_not_deadlock(
     def churn(worker: Worker) -> None:
         for _ in range(12):
             for job in worker.claim(3, max_in_flight_per_user=2, max_queued_runs=9):
-                worker.end(job)
+                worker.release(job)
             worker("refresh_video_job_queue_v1", p_places=50)
             worker.connection.execute(
                 "update public.video_jobs set priority = -priority where status = 'queued'"

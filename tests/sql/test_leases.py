@@ -1,11 +1,17 @@
 """Leases and fences: who lost a row can write nothing, and nothing is executed twice."""
 
+from functools import partial
 from typing import Any
+from uuid import UUID
 
+import psycopg
 import pytest
 
+from tests.harness import POLICY
 from tests.postgres import Database, Row
-from tests.sql.worker import Worker, age, alter, expire_lease, submitted
+from tests.sql.worker import Worker, age, alter, by_hand, expire_lease, submitted
+from worker.jobs.events import Rejected, Released
+from worker.jobs.lifecycle import decide
 
 
 @pytest.fixture
@@ -39,14 +45,14 @@ def left(database: Database, job: Row) -> float:
 def test_renewing_answers_with_what_is_still_held(
     database: Database, worker: Worker, other: Worker
 ) -> None:
-    held, expired, given_back, cancelled = (claimed(database, worker) for _ in range(4))
+    held, expired, released, cancelled = (claimed(database, worker) for _ in range(4))
     foreign = claimed(database, other)
     expire_lease(database, expired["id"])
-    worker.end(given_back, retry_seconds=60)
+    worker.release(released, retry_seconds=60)
     database.sql(
         "update public.video_jobs set cancel_requested = true where id = %s", cancelled["id"]
     )
-    rows = {row["id"]: row for row in renew(worker, held, expired, given_back, cancelled, foreign)}
+    rows = {row["id"]: row for row in renew(worker, held, expired, released, cancelled, foreign)}
     assert set(rows) == {held["id"], cancelled["id"]}
     assert rows[cancelled["id"]]["cancel_requested"]
     assert 85 < left(database, held) <= 90
@@ -63,9 +69,12 @@ def test_an_expired_claim_without_a_post_is_in_line_again(
 ) -> None:
     job = claimed(database, worker)
     expire_lease(database, job["id"])
-    (row,) = worker.recover()
+    (decision,) = worker.recover()
+    assert decision.effects.lease_expired
+    row = database.job(job["id"])
     assert (row["status"], row["phase"], row["lease_owner"]) == ("queued", "in_line", None)
-    assert (row["attempt"], row["submissions"], row["crashes"]) == (1, 0, 1)
+    assert (row["lease_expires_at"], row["attempt"], row["crashes"]) == (None, 1, 1)
+    assert worker.known(job["id"]).submission_count == 0
 
 
 def test_an_expired_claim_with_a_post_under_way_is_unknown_never_posted_again(
@@ -75,11 +84,14 @@ def test_an_expired_claim_with_a_post_under_way_is_unknown_never_posted_again(
     worker.begin(job)
     age(database, job["id"], "next_poll_at", -300)
     expire_lease(database, job["id"])
-    (row,) = worker.recover()
+    assert len(worker.recover()) == 1
+    row = database.job(job["id"])
     assert (row["status"], row["phase"]) == ("preparing", "confirming_submission")
+    assert (row["lease_owner"], row["lease_expires_at"]) == (None, None)
     (sub,) = database.submissions(job["id"])
-    assert sub["state"] == "unknown"
-    assert "vanished" in sub["raw_error"]
+    assert (sub["state"], sub["raw_error"]) == (
+        "unknown", "the worker stopped while POST /run was under way",
+    )  # fmt: skip
     assert [case["job_id"] for case in worker.take_due()] == [str(job["id"])]
     assert worker.claim() == []
     assert worker.recover() == [], "once is enough"
@@ -97,23 +109,25 @@ def test_an_expired_claim_that_was_cancelled(
         worker.begin(job)
     database.sql("update public.video_jobs set cancel_requested = true")
     expire_lease(database, job["id"])
-    (row,) = worker.recover()
-    assert (row["status"], row["phase"]) == (status, phase)
+    assert len(worker.recover()) == 1
+    row = database.job(job["id"])
+    assert (row["status"], row["phase"], row["lease_owner"]) == (status, phase, None)
 
 
-def test_a_deleted_row_whose_sender_vanished_becomes_unknown_too(
+def test_a_deleted_row_whose_sender_is_gone_becomes_unknown_too(
     database: Database, worker: Worker
 ) -> None:
     """Otherwise its run, if there is one, would never be looked for."""
     job = claimed(database, worker)
     worker.begin(job)
     database.sql("delete from public.video_jobs")
-    worker.recover()
+    assert worker.recover() == []
     assert database.submissions(job["id"])[0]["state"] == "submitting", "its sender may live"
     age(database, job["id"], "next_poll_at", 1)
     worker.recover()
     assert database.submissions(job["id"])[0]["state"] == "unknown"
-    assert worker.take_due()[0]["job"] is None
+    case = worker.known(job["id"])
+    assert (case.job, case.submissions[0].next_poll_in <= POLICY.soon) == (None, True)
 
 
 def test_a_row_without_any_record_of_its_run_does_not_wait_for_ever(
@@ -122,11 +136,32 @@ def test_a_row_without_any_record_of_its_run_does_not_wait_for_ever(
     job = submitted(database, worker)
     database.sql("delete from public.video_job_attempts")
     assert worker.recover() == []
-    with database.connect(superuser=True) as admin:
-        admin.execute("set session_replication_role = replica")
-        admin.execute("update public.video_jobs set updated_at = now() - interval '61 seconds'")
-    (row,) = worker.recover()
-    assert (row["id"], row["status"], row["error_code"]) == (job["id"], "failed", "run_lost")
+    by_hand(database, "update public.video_jobs set updated_at = now() - interval '61 seconds'")
+    assert worker.stranded() == [job["id"]]
+    worker.recover()
+    row = database.job(job["id"])
+    assert (row["status"], row["error_code"]) == ("failed", "run_lost")
+    assert "gone" in row["error_message"]
+
+
+def test_what_is_stranded_is_found_page_by_page(database: Database, worker: Worker) -> None:
+    """An expired lease, a sender that is gone, and a row without submissions; each once."""
+    expired, sent, forgotten, held = (database.insert()["id"] for _ in range(4))
+    for job in worker.claim(4):
+        if job["id"] in (sent, forgotten):
+            worker.begin(job)
+        if job["id"] == forgotten:
+            worker.record(job, "run-1")
+    expire_lease(database, expired)
+    expire_lease(database, sent)
+    age(database, sent, "next_poll_at", 1)
+    database.sql("delete from public.video_job_attempts where job_id = %s", forgotten)
+    by_hand(database, "update public.video_jobs set updated_at = now() - interval '61 seconds'")
+    found: list[UUID] = []
+    while page := worker.stranded(1, after=found[-1] if found else None):
+        found += page
+    assert found == sorted([expired, sent, forgotten])
+    assert held not in found
 
 
 def test_a_run_of_an_older_attempt_keeps_its_row(database: Database, worker: Worker) -> None:
@@ -136,10 +171,8 @@ def test_a_run_of_an_older_attempt_keeps_its_row(database: Database, worker: Wor
     database.sql("update public.video_job_attempts set runpod_job_id = null")
     worker.claim_one()
     worker.record(job, "run-late")
-    worker.change(job["id"], status="submitted", phase="waiting_gpu", runpod_job_id="run-late")
-    with database.connect(superuser=True) as admin:
-        admin.execute("set session_replication_role = replica")
-        admin.execute("update public.video_jobs set updated_at = now() - interval '10 minutes'")
+    assert database.job(job["id"])["status"] == "submitted"
+    by_hand(database, "update public.video_jobs set updated_at = now() - interval '10 minutes'")
     assert worker.recover() == []
 
 
@@ -182,14 +215,31 @@ def test_a_lost_claim_begins_no_submission(
 
 
 @pytest.mark.parametrize("lost", [lost_to_another, lost_to_itself, lost_to_a_delete])
-@pytest.mark.parametrize("status", ["queued", "failed"])
+@pytest.mark.parametrize("end", [Worker.release, Worker.reject])
 def test_a_lost_claim_ends_nothing(
-    database: Database, worker: Worker, other: Worker, lost: Any, status: str
+    database: Database, worker: Worker, other: Worker, lost: Any, end: Any
 ) -> None:
     job = claimed(database, worker)
     lost(database, worker, other, job)
     before = database.sql("select * from public.video_jobs")
-    assert worker.end(job, status, error_code="audio_missing") == []
+    assert end(worker, job).change.empty
+    assert database.sql("select * from public.video_jobs") == before
+
+
+@pytest.mark.parametrize("lost", [lost_to_another, lost_to_itself, lost_to_a_delete])
+@pytest.mark.parametrize("event", [Released, Rejected])
+def test_what_was_decided_while_the_claim_was_held_does_not_take_when_it_is_lost(
+    database: Database, worker: Worker, other: Worker, lost: Any, event: Any
+) -> None:
+    """The fence of the write, which the decision cannot see."""
+    job = claimed(database, worker)
+    more = {"code": "audio_missing", "message": "No."} if event is Rejected else {}
+    decision = decide(worker.known(job["id"]), event(attempt=1, **more), POLICY)
+    assert not decision.change.empty
+    lost(database, worker, other, job)
+    before = database.sql("select * from public.video_jobs")
+    (written,) = worker.write(decision.change.as_json())
+    assert not written["took"]
     assert database.sql("select * from public.video_jobs") == before
 
 
@@ -199,7 +249,8 @@ def test_beginning_writes_the_plan_the_submission_and_the_lease(
     job = claimed(database, worker, user_id="11111111-1111-1111-1111-111111111111")
     alter(database, job["id"], "lease_expires_at = now() + interval '1 second'")
     (row,) = worker.begin(job, windows=1, warnings=[{"code": "c", "message": "m"}], seed_used=7)
-    assert (row["frames"], row["windows"], row["seed_used"], row["submissions"]) == (81, 1, 7, 1)
+    assert (row["frames"], row["windows"], row["seed_used"]) == (81, 1, 7)
+    assert worker.known(job["id"]).submission_count == 1
     assert row["warnings"] == [{"code": "c", "message": "m"}]
     assert left(database, job) > 55
     (sub,) = database.submissions(job["id"])
@@ -220,40 +271,49 @@ def test_no_submission_beside_an_open_one_or_beyond_the_permitted_number(
 
 
 def test_a_plan_writes_only_the_columns_of_a_plan(database: Database, worker: Worker) -> None:
+    """Whatever else it names is refused, and nothing is begun."""
     job = claimed(database, worker)
-    (row,) = worker.begin(job, status="completed", video_url="x", user_id=str(job["id"]))
-    assert (row["status"], row["video_url"], row["user_id"]) == ("preparing", None, None)
+    wrong: dict[str, Any] = {"status": "completed", "video_url": "x", "user_id": str(job["id"])}
+    for column in wrong:
+        with pytest.raises(psycopg.errors.RaiseException, match=f"plan may not write .*{column}"):
+            worker.begin(job, **{column: wrong[column]})
+    assert database.submissions(job["id"]) == []
+    assert database.job(job["id"])["status"] == "preparing"
 
 
 @pytest.mark.parametrize(
-    ("ending", "status", "submissions", "state"),
+    ("learn", "status", "count", "state"),
     [
-        ({"status": "queued", "submission": "refused"}, "queued", 0, "refused"),
-        (
-            {"status": "failed", "submission": "refused", "error_code": "run_refused"},
-            "failed", 0, "refused",
-        ),
-        ({"status": "preparing", "submission": "unknown"}, "preparing", 1, "unknown"),
+        (Worker.refuse, "queued", 0, "refused"),
+        (partial(Worker.refuse, code="run_refused"), "failed", 0, "refused"),
+        (Worker.doubt, "preparing", 1, "unknown"),
     ],
-)  # fmt: skip
+)
 def test_what_the_sender_learnt_of_its_post_is_written(
-    database: Database, worker: Worker, ending: Any, status: str, submissions: int, state: str
+    database: Database, worker: Worker, learn: Any, status: str, count: int, state: str
 ) -> None:
     """Also when its lease is over: nobody else can know it."""
     job = claimed(database, worker)
     worker.begin(job)
     expire_lease(database, job["id"])
     worker.recover()
-    (row,) = worker.end(job, **ending)
-    assert (row["status"], row["submissions"]) == (status, submissions)
+    learn(worker, job)
+    row = database.job(job["id"])
+    assert (row["status"], worker.known(job["id"]).submission_count) == (status, count)
     assert [sub["state"] for sub in database.submissions(job["id"])] == [state]
-    assert worker.end(job, **ending) == [] or state == "unknown", "once only"
+    learn(worker, job)
+    assert database.job(job["id"]) == row, "once only"
+    assert [sub["state"] for sub in database.submissions(job["id"])] == [state]
 
 
-def test_a_give_back_of_a_cancelled_job_cancels_it(database: Database, worker: Worker) -> None:
+@pytest.mark.parametrize("end", [Worker.release, Worker.reject])
+def test_the_end_of_a_cancelled_claim_cancels_its_job(
+    database: Database, worker: Worker, end: Any
+) -> None:
     job = claimed(database, worker)
     database.sql("update public.video_jobs set cancel_requested = true")
-    (row,) = worker.end(job, "failed", error_code="audio_missing")
+    end(worker, job)
+    row = database.job(job["id"])
     assert (row["status"], row["phase"], row["error_code"]) == ("cancelled", "done", None)
 
 
@@ -263,7 +323,8 @@ def test_an_unknown_submission_of_a_cancelled_job_keeps_it_open(
     job = claimed(database, worker)
     worker.begin(job)
     database.sql("update public.video_jobs set cancel_requested = true")
-    (row,) = worker.end(job, "preparing", phase="confirming_submission", submission="unknown")
+    worker.doubt(job)
+    row = database.job(job["id"])
     assert (row["status"], row["phase"]) == ("preparing", "cancelling")
 
 
@@ -273,17 +334,19 @@ def test_what_became_of_a_deleted_jobs_post_is_still_written(
     job = claimed(database, worker)
     worker.begin(job)
     database.sql("delete from public.video_jobs")
-    assert worker.end(job, submission="refused") == []
+    worker.refuse(job)
     assert database.submissions(job["id"])[0]["state"] == "refused"
 
 
-def test_a_late_give_back_does_not_touch_a_post_to_be_confirmed(
-    database: Database, worker: Worker
+@pytest.mark.parametrize("end", [Worker.release, Worker.reject])
+def test_a_late_end_of_a_claim_does_not_touch_a_post_to_be_confirmed(
+    database: Database, worker: Worker, end: Any
 ) -> None:
     """The attempt is the same, but the claim is over: in line again it would be posted twice."""
     job = claimed(database, worker)
     worker.begin(job)
     expire_lease(database, job["id"])
     worker.recover()
-    assert worker.end(job) == []
-    assert database.job(job["id"])["phase"] == "confirming_submission"
+    assert end(worker, job).change.empty
+    row = database.job(job["id"])
+    assert (row["status"], row["phase"]) == ("preparing", "confirming_submission")

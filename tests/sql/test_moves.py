@@ -83,11 +83,31 @@ def test_cancelling_a_waiting_job_ends_it_at_once(database: Database, how: str) 
 
 @pytest.mark.parametrize("how", ["cancel_requested = true", "status = 'cancelled'"])
 @pytest.mark.parametrize("status", ["preparing", "submitted", "running"])
-def test_cancelling_a_job_in_work_is_a_wish(database: Database, status: str, how: str) -> None:
+def test_cancelling_a_job_in_work_is_a_request(
+    database: Database, worker: Worker, status: str, how: str
+) -> None:
     """`cancelled` is written when it is certain that nothing runs any more."""
-    job = in_status(database, status)
+    if status == "preparing":
+        database.insert()
+        job = worker.claim_one()
+    else:
+        job = submitted(database, worker)
+    if status == "running":
+        worker.end_run(job["id"], 1, "running", status="running")
     row = database.row(f"update public.video_jobs set {how} where id = %s returning *", job["id"])
     assert (row["status"], row["phase"], row["cancel_requested"]) == (status, "cancelling", True)
+
+
+@pytest.mark.parametrize("how", ["cancel_requested = true", "status = 'cancelled'"])
+@pytest.mark.parametrize("status", ["preparing", "submitted", "running"])
+def test_cancelling_a_job_that_nobody_works_on_ends_it_at_once(
+    database: Database, status: str, how: str
+) -> None:
+    """No lease and no open submission: nothing can cost money any more."""
+    job = in_status(database, status)
+    row = database.row(f"update public.video_jobs set {how} where id = %s returning *", job["id"])
+    assert (row["status"], row["phase"], row["cancel_requested"]) == ("cancelled", "done", True)
+    assert row["completed_at"] is not None
 
 
 def test_a_waiting_job_whose_old_run_may_live_waits_for_it(
@@ -113,10 +133,10 @@ def test_a_cancel_that_comes_too_late_is_harmless(
     assert row["video_url"] == job["video_url"]
 
 
-def test_a_cancel_is_not_taken_back(database: Database, worker: Worker) -> None:
+def test_a_cancel_is_not_undone(database: Database, worker: Worker) -> None:
     job = submitted(database, worker)
     database.sql("update public.video_jobs set cancel_requested = true where id = %s", job["id"])
-    with pytest.raises(REFUSED, match="cannot be taken back"):
+    with pytest.raises(REFUSED, match="A cancel cannot be undone"):
         database.sql(
             "update public.video_jobs set cancel_requested = false where id = %s", job["id"]
         )
@@ -161,7 +181,7 @@ def test_inputs_are_fixed_from_the_claim_to_the_end(database: Database, column: 
             database.sql(statement, job["id"])
 
 
-def test_inputs_are_mended_in_the_same_update_that_retries(
+def test_inputs_are_corrected_in_the_same_update_that_retries(
     database: Database, worker: Worker
 ) -> None:
     job = ended(database, worker, "failed")
@@ -188,16 +208,19 @@ def test_a_retry_resets_what_belongs_to_the_old_try_and_nothing_else(
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {
         "status", "phase", "progress", "frames", "warnings", "seed_used", "error_code",
-        "error_message", "runpod_job_id", "completed_at", "try_number", "submissions", "crashes",
+        "error_message", "runpod_job_id", "completed_at", "try_number", "crashes",
         "available_at", "updated_at", "revision",
     }  # fmt: skip
     assert (after["status"], after["phase"], after["progress"]) == ("queued", "in_line", 0)
-    assert (after["try_number"], after["submissions"], after["attempt"]) == (2, 0, 1)
+    assert (after["try_number"], after["attempt"]) == (2, 1)
+    assert worker.known(failed["id"]).submission_count == 0
     assert len(database.submissions(failed["id"])) == 1
     assert worker.claim_one()["attempt"] == 2
 
 
-@pytest.mark.parametrize("status", [one for one in STATUSES if one not in ("failed", "cancelled")])
+@pytest.mark.parametrize(
+    "status", [name for name in STATUSES if name not in ("failed", "cancelled")]
+)
 def test_only_a_failed_or_cancelled_job_is_tried_again(database: Database, status: str) -> None:
     job = in_status(database, status)
     with pytest.raises(REFUSED, match=f"this one is {status}"):
@@ -240,8 +263,8 @@ def test_progress_never_falls_within_a_try(database: Database, worker: Worker) -
         for value in (10, 40, 5, 41)
     ]
     assert seen == [10, 40, 40, 41]
-    given_back = worker.end_run(job["id"], 1, "lost", status="queued", phase="in_line", progress=0)
-    assert given_back["job"]["progress"] == 41
+    requeued = worker.end_run(job["id"], 1, "lost", status="queued", phase="in_line", progress=0)
+    assert requeued["job"]["progress"] == 41
 
 
 def test_identity_and_birth_never_change(database: Database) -> None:

@@ -3,19 +3,8 @@
 from typing import Any
 from uuid import uuid4
 
-import psycopg
-
-from devstack.postgres import SUPERUSER
 from tests.postgres import Database
-from tests.sql.worker import Worker, age, expire_lease, submitted
-
-
-def by_hand(database: Database, statement: str, *values: object) -> None:
-    """What a superuser does with all triggers off."""
-    url = database.postgres.url(database.name, user=SUPERUSER)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("set session_replication_role = replica")
-        connection.execute(statement.encode(), values)
+from tests.sql.worker import Worker, age, by_hand, expire_lease, submitted
 
 
 def begun(database: Database, worker: Worker, **columns: object) -> Any:
@@ -29,10 +18,11 @@ def test_a_claim_whose_post_has_begun_cannot_end_as_if_it_had_not(
     database: Database, worker: Worker
 ) -> None:
     job = begun(database, worker)
-    assert worker.end(job, "queued") == []
-    assert worker.end(job, "failed", error_code="audio_missing") == []
+    assert worker.release(job).change.empty
+    assert worker.reject(job).change.empty
     assert database.job(job["id"])["status"] == "preparing"
-    assert worker.end(job, "queued", submission="refused")[0]["status"] == "queued"
+    worker.refuse(job)
+    assert database.job(job["id"])["status"] == "queued"
 
 
 def test_a_row_that_somebody_has_locked_does_not_hold_up_the_next(
@@ -61,7 +51,7 @@ def test_a_waiting_row_with_an_open_submission_does_not_hold_up_the_next(
     database: Database, worker: Worker
 ) -> None:
     job = begun(database, worker, prompt="first")
-    worker.end(job, "preparing", phase="confirming_submission", submission="unknown")
+    worker.doubt(job)
     by_hand(database, "update public.video_jobs set status = 'queued' where id = %s", job["id"])
     database.insert(prompt="second")
     assert [row["prompt"] for row in worker.claim(1)] == ["second"]
@@ -99,7 +89,7 @@ def test_a_cancelled_row_whose_submissions_were_deleted_ends_as_cancelled(
     assert (row["status"], row["error_code"]) == ("cancelled", None)
 
 
-def test_a_post_whose_sender_vanished_counts_for_its_user_before_it_is_recovered(
+def test_a_post_whose_sender_is_gone_counts_for_its_user_before_it_is_recovered(
     database: Database, worker: Worker
 ) -> None:
     """Between the lease's end and the next sweep nobody knows yet; the run may be live."""

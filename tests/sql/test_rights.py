@@ -84,7 +84,7 @@ def test_the_owner_inserts_reads_and_cancels(database: Database) -> None:
     )
     assert (row["user_id"], row["status"], row["quality"]) == (OWNER, "queued", "hd")
     read = database.role("authenticated", "select * from public.video_jobs", user=OWNER)
-    assert [one["id"] for one in read] == [row["id"]]
+    assert [found["id"] for found in read] == [row["id"]]
     (row,) = database.role(
         "authenticated",
         "update public.video_jobs set cancel_requested = true where id = %s returning *",
@@ -123,7 +123,10 @@ def test_another_user_sees_and_cancels_nothing(database: Database, user: UUID | 
         "select * from public.video_job_attempts",
         "select * from public.video_job_events",
         "insert into public.video_job_attempts (job_id, attempt) values (gen_random_uuid(), 1)",
-        "select * from public.recover_video_jobs_v1()",
+        "select * from public.stranded_video_jobs_v1(1, null)",
+        "select public.video_job_columns_v1('input')",
+        "select public.video_job_set_v1(gen_random_uuid(), null, array['plan'], '{}', '{}')",
+        "select public.video_job_check_people_v1(null, null)",
         "select * from public.write_video_job_changes_v1('[]')",
         "select public.video_job_case_v1(gen_random_uuid())",
         "select public.video_job_has_open_submission_v1(gen_random_uuid())",
@@ -171,7 +174,7 @@ def test_nobody_chooses_what_the_worker_writes(database: Database) -> None:
 def test_only_the_worker_changes_the_workers_columns(database: Database, worker: Worker) -> None:
     job = submitted(database, worker)
     statement = "update public.video_jobs set progress = 99 where id = %s"
-    with pytest.raises(psycopg.errors.RaiseException, match="written by the worker alone"):
+    with pytest.raises(psycopg.errors.RaiseException, match="by the worker alone: progress"):
         database.role("service_role", statement, job["id"])
 
 

@@ -6,7 +6,7 @@ from tests.sql.worker import Worker, ended, expire_lease, submitted
 
 def test_a_whole_life_leaves_a_line_for_each_step(database: Database, worker: Worker) -> None:
     job = database.insert()
-    worker.end(worker.claim_one(), phase_detail="The store is away.")
+    worker.release(worker.claim_one(), detail="The store is away.")
     claim = worker.claim_one()
     worker.begin(claim)
     worker.record(claim, "run-1")
@@ -19,7 +19,7 @@ def test_a_whole_life_leaves_a_line_for_each_step(database: Database, worker: Wo
     )
     database.sql("delete from public.video_jobs")
     assert database.events(job["id"]) == [
-        "inserted", "claimed", "given_back", "claimed", "submission_submitting",
+        "inserted", "claimed", "released", "claimed", "submission_submitting",
         "submission_queued", "submitted", "running", "generating", "submission_failed", "failed",
         "retried", "deleted",
     ]  # fmt: skip
@@ -38,7 +38,7 @@ def test_each_line_says_which_try_and_attempt_and_why(database: Database, worker
     }
 
 
-def test_a_crash_a_cancel_and_mended_inputs_are_told_apart(
+def test_a_crash_a_cancel_and_corrected_inputs_are_told_apart(
     database: Database, worker: Worker
 ) -> None:
     job = database.insert()

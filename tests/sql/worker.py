@@ -1,7 +1,8 @@
-"""What the daemon does to the table, for tests: its functions with everyday arguments."""
+"""What the daemon does to the table, for tests: its functions, and the real decide() between."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,20 @@ import psycopg
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
+from tests.harness import POLICY
 from tests.postgres import Database, Row, call
+from worker.jobs.change import Decision
+from worker.jobs.events import (
+    Accepted,
+    Event,
+    OutcomeUnknown,
+    Refused,
+    Rejected,
+    Released,
+    Reviewed,
+)
+from worker.jobs.job import Case
+from worker.jobs.lifecycle import decide
 
 ENDPOINT = "abc123"
 LIMITS = {
@@ -24,16 +38,23 @@ LIMITS = {
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """One owner of leases; `connection` is its own session or the test's."""
+    """One owner of leases; `connection` is its own session or the test's.
+
+    `crowded`: others write in the same moment, so that a change may have to be decided again.
+    """
 
     connection: psycopg.Connection[DictRow]
     owner: UUID = field(default_factory=uuid4)
+    crowded: bool = False
 
     def __call__(self, function: str, **arguments: object) -> list[Row]:
         return call(self.connection, function, **arguments)
 
-    def claim(self, want: int = 1, *, holding: Sequence[UUID] | None = None, **limits: int) -> Any:
-        return self(
+    def claim(
+        self, want: int = 1, *, holding: Sequence[UUID] | None = None, **limits: int
+    ) -> list[Row]:
+        """Claim rows; returns them as they are now."""
+        rows = self(
             "claim_video_jobs_v1",
             p_owner=self.owner,
             p_want=want,
@@ -42,13 +63,15 @@ class Worker:
             p_holding=holding,
             **LIMITS | {f"p_{name}": value for name, value in limits.items()},
         )
+        return [_row(row["claim_video_jobs_v1"]["job"]) for row in rows]
 
     def claim_one(self) -> Row:
         (row,) = self.claim()
         return row
 
     def begin(self, job: Row, *, max_submissions: int = 3, **columns: object) -> list[Row]:
-        return self(
+        """Commit a submission; returns the row as it is now, or nothing."""
+        rows = self(
             "begin_video_job_submission_v1",
             p_job_id=job["id"],
             p_attempt=job["attempt"],
@@ -62,34 +85,58 @@ class Worker:
             p_columns={"frames": 81, **columns},
             p_input_objects=["o1"],
         )
+        return [_row(row["begin_video_job_submission_v1"]["job"]) for row in rows]
 
-    def record(self, job: Row, run_id: str) -> list[Row]:
-        return self(
-            "record_video_job_submission_v1",
-            p_job_id=job["id"],
-            p_attempt=job["attempt"],
-            p_runpod_job_id=run_id,
-        )
+    def record(self, job: Row, run_id: str) -> Decision:
+        """RunPod, or a webhook, named the run."""
+        return self.happen(job["id"], Accepted(attempt=job["attempt"], run_id=run_id))
 
-    def end(self, job: Row, status: str = "queued", **more: object) -> list[Row]:
-        given = {
-            "phase": "in_line",
-            "phase_detail": None,
-            "retry_seconds": 0,
-            "submission": None,
-            "raw_error": None,
-            "error_code": None,
-            "error_message": None,
-            "columns": {},
-        } | more
-        return self(
-            "end_video_job_claim_v1",
-            p_job_id=job["id"],
-            p_attempt=job["attempt"],
-            p_owner=self.owner,
-            p_status=status,
-            **{f"p_{name}": value for name, value in given.items()},
-        )
+    def refuse(self, job: Row, *, retry_seconds: float = 0.0, code: str | None = None) -> Decision:
+        """Nothing was sent, or RunPod did not take it."""
+        event = Refused(attempt=job["attempt"], reason="no", retry_seconds=retry_seconds, code=code)
+        return self.happen(job["id"], event)
+
+    def doubt(self, job: Row) -> Decision:
+        """The answer to the POST was lost."""
+        event = OutcomeUnknown(attempt=job["attempt"], reason="read timeout")
+        return self.happen(job["id"], event)
+
+    def release(
+        self, job: Row, *, retry_seconds: float = 0.0, detail: str | None = None
+    ) -> Decision:
+        """The claim ends with nothing sent."""
+        event = Released(attempt=job["attempt"], retry_seconds=retry_seconds, detail=detail)
+        return self.happen(job["id"], event)
+
+    def reject(self, job: Row, code: str = "audio_missing") -> Decision:
+        """The claimed job can never succeed."""
+        event = Rejected(attempt=job["attempt"], code=code, message="No.")
+        return self.happen(job["id"], event)
+
+    def recover(self) -> list[Decision]:
+        """One sweep: what is stranded is reviewed."""
+        return [self.happen(job_id, Reviewed()) for job_id in self.stranded()]
+
+    def stranded(self, want: int = 100, *, after: UUID | None = None) -> list[UUID]:
+        """The ids of the cases that no poll brings up."""
+        rows = self("stranded_video_jobs_v1", p_want=want, p_after=after)
+        return [UUID(row["stranded_video_jobs_v1"]["job_id"]) for row in rows]
+
+    def happen(self, job_id: UUID, event: Event) -> Decision:
+        """Something happens: decided and written as the daemon does; it must take."""
+        for _ in range(50 if self.crowded else 1):
+            decision = decide(self.known(job_id), event, POLICY)
+            if decision.change.empty:
+                return decision
+            (written,) = self.write(decision.change.as_json())
+            if written["took"]:
+                return decision
+        raise AssertionError(f"The change never took; the case is {written['case']}")
+
+    def known(self, job_id: UUID) -> Case:
+        """The case as the daemon reads it; empty when neither row nor submissions exist."""
+        found = self.case(job_id) or {"job": None, "submissions": []}
+        return Case.from_json(str(job_id), json.loads(json.dumps(found, default=str)))
 
     def case(self, job_id: UUID) -> Any:
         rows = self("get_video_job_case_v1", p_job_id=job_id)
@@ -111,24 +158,30 @@ class Worker:
         return self("write_video_job_changes_v1", p_changes=Jsonb(list(changes)))
 
     def change(self, job_id: UUID, **columns: object) -> Row:
-        """Write columns of a row as the way back does, on what it is now; must take."""
+        """Write columns of a row on what it is now; must take."""
         (written,) = self.write(change(self.case(job_id), job=columns))
         assert written["took"]
         return written["case"]["job"]
 
     def end_run(self, job_id: UUID, attempt: int, state: str, **columns: object) -> Row:
-        """The end of a run, and with `columns` of its job."""
-        part = {"attempt": attempt, "set": {"state": state}, "ended": True}
+        """The end of a run, and with `columns` of its job, written as it is."""
+        part = {"attempt": attempt, "set": {"state": state}, "instants": {"ended_at": 0}}
         ended = columns.get("status") in ("completed", "failed", "cancelled")
         data = change(
-            self.case(job_id), job=columns or None, submissions=[part], completed=bool(ended)
+            self.case(job_id),
+            job=columns,
+            submissions=[part],
+            job_instants={"completed_at": 0} if ended else {},
         )
         (written,) = self.write(data)
         assert written["took"]
         return written["case"]
 
-    def recover(self) -> list[Row]:
-        return self("recover_video_jobs_v1")
+
+def _row(job: Mapping[str, Any]) -> Row:
+    """A row as JSON, with its ids as the driver would give them."""
+    ids = {name: job[name] and UUID(job[name]) for name in ("id", "user_id", "lease_owner")}
+    return {**job, **ids}
 
 
 def change(case: Any, **more: object) -> dict[str, object]:
@@ -139,9 +192,9 @@ def change(case: Any, **more: object) -> dict[str, object]:
         "job_id": job["id"] if job else submissions[0]["job_id"],
         "revision": job["revision"] if job else None,
         "states": {str(s["attempt"]): s["state"] for s in submissions if s["state"] in still_open},
-        "job": None,
+        "job": {},
+        "job_instants": {},
         "submissions": [],
-        "completed": False,
         **more,
     }
 
@@ -153,7 +206,7 @@ def submitted(
     database.insert(**columns)
     job = worker.claim_one()
     assert worker.begin(job)
-    assert worker.record(job, run_id or f"run-{job['id']}")
+    worker.record(job, run_id or f"run-{job['id']}")
     return database.job(job["id"])
 
 
@@ -174,6 +227,13 @@ def alter(database: Database, job_id: UUID, assignment: str) -> None:
     with database.connection.transaction():
         database.sql("select set_config('video_jobs.writer', 'worker', true)")
         database.sql(f"update public.video_jobs set {assignment} where id = %s", job_id)
+
+
+def by_hand(database: Database, statement: str, *values: object) -> None:
+    """What a superuser does with all triggers off."""
+    with database.connect(superuser=True) as admin:
+        admin.execute("set session_replication_role = replica")
+        admin.execute(statement.encode(), values)
 
 
 def expire_lease(database: Database, job_id: UUID) -> None:

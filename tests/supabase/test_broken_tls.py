@@ -34,7 +34,7 @@ async def test_the_table_counts_as_away(http: httpx.AsyncClient) -> None:
         endpoint_id="abc",
     )
     with pytest.raises(StoreUnavailable):
-        await store.recover()
+        await store.stranded(1)
 
 
 async def test_storage_counts_as_away(http: httpx.AsyncClient) -> None:

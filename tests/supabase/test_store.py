@@ -16,7 +16,7 @@ from tests.postgres import Database
 from worker.jobs.change import Change, SubmissionChange
 from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.jobs.job import Job, JobStatus, SubmissionState
-from worker.ports import Beginning, ClaimEnding, ClaimLimits
+from worker.ports import ClaimLimits, NewSubmission
 from worker.supabase.store import SupabaseStore, connect
 
 LIMITS = ClaimLimits(
@@ -25,7 +25,7 @@ LIMITS = ClaimLimits(
     max_in_flight_per_user=5,
     max_submissions_per_user_per_day=50,
 )
-BEGINNING = Beginning(
+SUBMISSION = NewSubmission(
     max_submissions=3,
     endpoint_id="abc123",
     ttl_seconds=7200,
@@ -92,31 +92,52 @@ async def store(new_store: NewStore) -> AsyncIterator[SupabaseStore]:
 
 
 async def claimed(store: SupabaseStore) -> Job:
-    (job,) = await store.claim(1, LIMITS)
-    return job
+    (case,) = await store.claim(1, LIMITS)
+    assert case.job is not None
+    return case.job
 
 
 async def submitted(store: SupabaseStore) -> Job:
     job = await claimed(store)
-    assert await store.begin(job, BEGINNING)
-    assert await store.record(job.id, job.attempt, f"run-{job.id}")
+    case = await store.begin(job, SUBMISSION)
+    assert case is not None
+    assert case.job is not None
+    part = SubmissionChange(
+        attempt=job.attempt, values={"state": "queued", "runpod_job_id": f"run-{job.id}"},
+        instants={"submitted_at": 0.0, "next_poll_at": 0.0},
+    )  # fmt: skip
+    change = Change(
+        job_id=job.id, revision=case.job.revision, states=case.states, submissions=(part,),
+        job={"status": "submitted", "lease_owner": None, "lease_expires_at": None},
+    )  # fmt: skip
+    (written,) = await store.write([change])
+    assert written.took
     return job
 
 
 async def test_a_job_goes_the_whole_way(database: Database, store: SupabaseStore) -> None:
-    """Claim, begin, record, look, write: what each brings back is what the core needs."""
+    """Claim, begin, write, poll, write: each answer holds what a decision needs."""
     row = database.insert(metadata={"model": "m"}, width=720, height=1280)
     job = await claimed(store)
     assert (job.id, job.status, job.attempt) == (str(row["id"]), JobStatus.PREPARING, 1)
     assert (job.width, job.metadata) == (720, {"model": "m"})
-    assert [one.id for one in await store.renew([job.id])] == [job.id]
-    begun = await store.begin(job, BEGINNING)
+    assert [held.id for held in await store.renew([job.id])] == [job.id]
+    begun = await store.begin(job, SUBMISSION)
     assert begun is not None
-    assert begun.submissions == 1
-    recorded = await store.record(job.id, 1, "run-1")
-    assert recorded is not None
-    assert recorded.wanted
-    (sub,) = recorded.case.submissions
+    assert begun.submission_count == 1
+    assert begun.job is not None
+    part = SubmissionChange(
+        attempt=1,
+        values={"state": "queued", "runpod_job_id": "run-1"},
+        instants={"submitted_at": 0.0, "next_poll_at": -1.0},
+    )
+    accepted = Change(
+        job_id=job.id, revision=begun.job.revision, states={"1": "submitting"},
+        job={"status": "submitted"}, submissions=(part,),
+    )  # fmt: skip
+    (written,) = await store.write([accepted])
+    assert written.took
+    (sub,) = written.case.submissions
     assert (sub.state, sub.runpod_job_id) == (SubmissionState.QUEUED, "run-1")
     assert (sub.input_objects, sub.expected_seconds) == (("inputs/a", "inputs/b"), 100.0)
     assert 7000 < sub.ttl_left <= 7200
@@ -127,8 +148,10 @@ async def test_a_job_goes_the_whole_way(database: Database, store: SupabaseStore
         revision=case.job.revision,
         states=case.states,
         job={"status": "completed", "phase": "done", "video_url": "https://v.example/v.mp4"},
-        submissions=(SubmissionChange(attempt=1, set={"state": "completed"}, ended=True),),
-        completed=True,
+        job_instants={"completed_at": 0.0},
+        submissions=(
+            SubmissionChange(attempt=1, values={"state": "completed"}, instants={"ended_at": 0.0}),
+        ),
     )
     (written,) = await store.write([done])
     assert written.took
@@ -141,7 +164,7 @@ async def test_a_job_goes_the_whole_way(database: Database, store: SupabaseStore
 
 async def test_nothing_to_do_is_empty_answers(store: SupabaseStore) -> None:
     assert await store.claim(5, LIMITS) == []
-    assert await store.recover() == []
+    assert await store.stranded(5) == []
     assert await store.renew([]) == []
     assert await store.take_due(5) == []
     assert await store.take_due(5, everything_after="") == []
@@ -152,42 +175,26 @@ async def test_nothing_to_do_is_empty_answers(store: SupabaseStore) -> None:
 
 
 async def test_what_does_not_exist_is_none(store: SupabaseStore) -> None:
-    job_id = "99999999-9999-4999-8999-999999999999"
-    assert await store.case(job_id) is None
-    assert await store.record(job_id, 1, "run-1") is None
+    assert await store.case("99999999-9999-4999-8999-999999999999") is None
 
 
-async def test_a_claim_that_is_lost_answers_none(database: Database, store: SupabaseStore) -> None:
-    database.insert()
-    job = await claimed(store)
-    assert await store.end_claim(job, ClaimEnding(status="queued")) is not None
-    assert await store.begin(job, BEGINNING) is None
-    assert await store.end_claim(job, ClaimEnding(status="queued")) is None
-
-
-async def test_what_a_lost_answer_took_goes_back(database: Database, store: SupabaseStore) -> None:
-    database.insert()
-    job = await claimed(store)
-    assert await store.claim(1, LIMITS, holding=[job.id]) == []
-    (again,) = await store.claim(1, LIMITS)
-    assert (again.id, again.attempt, again.crashes) == (job.id, 2, 0)
-
-
-async def test_an_unknown_post_is_left_to_be_confirmed(
+async def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_go_on(
     database: Database, store: SupabaseStore
 ) -> None:
-    database.insert()
-    job = await claimed(store)
-    await store.begin(job, BEGINNING)
-    ending = ClaimEnding(
-        status="preparing", phase="confirming_submission", submission="unknown", raw_error="reset"
-    )
-    ended = await store.end_claim(job, ending)
-    assert ended is not None
-    assert (ended.phase, ended.lease_left) == ("confirming_submission", None)
-    case = await store.case(job.id)
-    assert case is not None
-    assert case.states == {"1": "unknown"}
+    """A newer worker's status, or what a hand wrote: never a reason to end the process."""
+    for _ in range(3):
+        database.insert()
+        await submitted(store)
+    (odd, *_) = (row["job_id"] for row in database.sql("select job_id from video_job_attempts"))
+    database.sql("update public.video_job_attempts set plan = '[1]'")
+    check = "submission_state_is_not_one_of_ours"
+    database.sql(f"alter table public.video_job_attempts drop constraint {check}")
+    columns = "job_id, attempt, try_number, endpoint_id, state, expires_at"
+    values = "%s, 9, 1, 'e', 'resting', now()"
+    database.sql(f"insert into public.video_job_attempts ({columns}) values ({values})", odd)
+    found = await store.take_due(10)
+    assert len(found) == 2
+    assert str(odd) not in {case.job_id for case in found}
 
 
 async def test_start_up_pages_through_all_open_runs(
@@ -250,7 +257,7 @@ async def test_a_5xx_of_any_shape_is_an_outage(
         | ({} if body is None else {"body": body})
     )
     with pytest.raises(StoreUnavailable):
-        await store.recover()
+        await store.stranded(5)
 
 
 async def test_a_wrong_key_names_the_setting(new_store: NewStore, gateway: Gateway) -> None:
@@ -258,7 +265,7 @@ async def test_a_wrong_key_names_the_setting(new_store: NewStore, gateway: Gatew
     for key in ("sb_secret_wrong", gateway.project.keys.anon):
         async with new_store(key) as store:
             with pytest.raises(StoreUnavailable, match="SUPABASE_SERVICE_ROLE_KEY"):
-                await store.recover()
+                await store.stranded(5)
 
 
 @pytest.mark.parametrize("kind", ["service_role", "secret"])
@@ -282,7 +289,7 @@ async def test_a_database_without_the_migrations_says_so(gateway: Gateway, tmp_p
     transport = httpx.ASGITransport(app=empty.app)
     async with store_at("http://gateway.test", empty.project.keys.service_role, transport) as store:
         with pytest.raises(StoreUnavailable, match="run the migrations"):
-            await store.recover()
+            await store.stranded(5)
     await close(empty)
 
 
@@ -308,14 +315,14 @@ async def test_a_connection_that_breaks_is_an_outage(
 ) -> None:
     async with store_at(f"http://127.0.0.1:{free_port()}", "key", transport) as store:
         with pytest.raises(StoreUnavailable, match="Supabase does not answer"):
-            await store.recover()
+            await store.stranded(5)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"null", b'{"message": "hello"}', b"[1]"])
-@pytest.mark.parametrize("ask", ["recover", "claim", "take_due", "case"])
+@pytest.mark.parametrize("ask", ["stranded", "claim", "take_due", "case"])
 async def test_an_answer_that_is_not_ours_is_an_outage(body: bytes, ask: str) -> None:
     """A proxy's page with status 200, for example."""
-    arguments = {"recover": (), "claim": (1, LIMITS), "take_due": (1,), "case": ("x",)}[ask]
+    arguments = {"stranded": (1,), "claim": (1, LIMITS), "take_due": (1,), "case": ("x",)}[ask]
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=body))
     async with store_at("http://gateway.test", "key", transport) as store:
         with pytest.raises(StoreUnavailable):
@@ -326,7 +333,7 @@ async def test_a_server_that_is_restarted_is_an_outage_and_then_works(
     database: Database, store: SupabaseStore, gateway: Gateway
 ) -> None:
     """The sessions that PostgREST held are gone; the next request makes new ones."""
-    await store.recover()
+    await store.stranded(5)
     with database.connect(superuser=True) as admin:
         admin.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -334,7 +341,7 @@ async def test_a_server_that_is_restarted_is_an_outage_and_then_works(
         )
     for _ in range(5):
         try:
-            assert await store.recover() == []
+            assert await store.stranded(5) == []
             return
         except StoreUnavailable:
             await asyncio.sleep(0)

@@ -1,8 +1,8 @@
-"""When to stop sending runs to RunPod, and how to begin again: one probe, then one single POST."""
+"""A circuit breaker: when to stop sending runs, and how to begin again: a probe, then one POST."""
 
 from __future__ import annotations
 
-from worker.jobs.backoff import backoff
+from worker.jobs.retry import backoff
 
 
 class Breaker:
@@ -77,11 +77,11 @@ class Breaker:
             return True
         return False
 
-    def unused(self) -> None:
-        """The POST that was allowed was not made after all."""
+    def release_trial(self) -> None:
+        """Let another POST try: the one that was allowed was not made after all."""
         self._trial = False
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         """RunPod answered a POST properly (accepted it, or refused that one request)."""
         self.reason = None
         self.operator = False

@@ -1,4 +1,4 @@
-"""The claims in hand: rows are taken while there is room, kept by their leases, and let go."""
+"""Claims rows while there is room, keeps their leases, and releases them on the way down."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import structlog
 
-from worker.dispatch import outcome
-from worker.dispatch.gate import Gate
-from worker.dispatch.submission import Claim, Submitter
-from worker.jobs.job import Job
-from worker.ports import ClaimLimits, JobStore
-from worker.runtime.clock import boot_time
+from worker.dispatch.claim import Claim
+from worker.dispatch.gate import SubmissionGate
+from worker.dispatch.submitter import Submitter
+from worker.jobs.errors import StoreUnavailable
+from worker.jobs.events import Released
+from worker.jobs.job import Case, Job
+from worker.ports import ClaimLimits, Clock, JobStore
+from worker.reconcile.updater import JobUpdater
 from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
@@ -21,99 +23,113 @@ AT_ONCE = 12
 
 
 class Dispatcher:
-    """Takes rows and has them carried to RunPod; `claimed` and `freed` tell of its room."""
+    """Takes rows and has them submitted; tells `on_claim` of each row and `on_room` of room."""
 
     def __init__(
         self,
         *,
         store: JobStore,
-        gate: Gate,
+        gate: SubmissionGate,
         submitter: Submitter,
+        updater: JobUpdater,
         limits: ClaimLimits,
-        clock: Callable[[], float] = boot_time,
+        clock: Clock,
+        on_claim: Callable[[Job], None],
+        on_room: Callable[[], None],
     ) -> None:
-        self.working: dict[str, Claim] = {}
-        self.freed: Callable[[], None] = lambda: None
-        self.claimed: Callable[[Job], None] = lambda job: None
+        self.claims: dict[str, Claim] = {}
         self._store = store
         self._gate = gate
         self._submitter = submitter
+        self._updater = updater
         self._limits = limits
         self._clock = clock
+        self._on_claim = on_claim
+        self._on_room = on_room
         self._stopping = False
 
     @property
     def posting(self) -> bool:
         """Whether a POST /run may be under way."""
-        return any(claim.posting for claim in self.working.values())
+        return any(claim.posting for claim in self.claims.values())
 
     async def tick(self, tasks: asyncio.TaskGroup) -> float | None:
-        """Claim what there is room for; returns seconds until it makes sense to look again."""
+        """Claim what there is room for; return seconds until it makes sense to look again."""
         if self._stopping:
             return None
         await self._gate.probe()
-        want = AT_ONCE - len(self.working)
-        room = self._gate.breaker.room
+        want = AT_ONCE - len(self.claims)
+        room = self._gate.room
         if room is not None:
-            want = min(want, room - len(self.working))
+            want = min(want, room - len(self.claims))
         if want > 0:
-            held = list(self.working)
-            for job in await self._store.claim(want, self._limits, holding=held):
+            held = list(self.claims)
+            for case in await self._store.claim(want, self._limits, holding=held):
+                if case.job is None:
+                    continue
                 if self._told_to_stop():  # while the claim was under way
-                    await outcome.end(self._store, job, outcome.unsent())
+                    await self._give_back(case, case.job)
                 else:
-                    self._start(job, tasks)
+                    self._start(case, case.job, tasks)
         return self._gate.seconds_to_probe()
 
     async def renew(self) -> None:
-        """Renew the leases of rows in hand; let go of those that are lost or cancelled."""
-        held = list(self.working.values())
+        """Renew the leases of claimed rows; release those that are lost or cancelled."""
+        held = list(self.claims.values())
         if not held:
             return
-        renewed = {job.id: job for job in await self._store.renew([one.job.id for one in held])}
+        renewed = {job.id: job for job in await self._store.renew([c.job.id for c in held])}
         for claim in held:
             row = renewed.get(claim.job.id)
             lost = row is None or row.attempt != claim.job.attempt
             if (lost or (row is not None and row.cancel_requested)) and not claim.posting:
-                log.info("job.let_go", job_id=claim.job.id, attempt=claim.job.attempt, lost=lost)
-                claim.let_go()
+                log.info(
+                    "claim.released", job_id=claim.job.id, attempt=claim.job.attempt, lost=lost
+                )
+                claim.release()
 
     async def stop(self, seconds: float) -> None:
-        """Claim nothing more; give back what has not been sent, wait for what is being sent."""
+        """Claim nothing more; release what has not been sent, wait for what is being sent."""
         self._stopping = True
         tasks = []
-        for claim in self.working.values():
+        for claim in self.claims.values():
             if claim.task is not None:
                 tasks.append(claim.task)
                 if not claim.posting:
-                    claim.let_go()
+                    claim.release()
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
     def break_off(self) -> list[asyncio.Task[None]]:
-        """Cut what is still in hand, even a POST under way; returns the tasks that end it."""
-        left = list(self.working.values())
+        """Interrupt what still runs, even a POST under way; return the tasks that end it."""
+        left = list(self.claims.values())
         for claim in left:
-            claim.let_go()
+            claim.release()
         return [claim.task for claim in left if claim.task is not None]
 
     def _told_to_stop(self) -> bool:
         return self._stopping
 
-    def _start(self, job: Job, tasks: asyncio.TaskGroup) -> None:
-        claim = Claim(job=job, began=self._clock())
-        # Its lease ran out while the table was away, and it came back to us.
-        if (former := self.working.get(job.id)) is not None and not former.posting:
-            former.let_go()
-        self.working[job.id] = claim
+    async def _give_back(self, case: Case, job: Job) -> None:
+        try:
+            await self._updater.apply_one(case, Released(attempt=job.attempt))
+        except StoreUnavailable as error:
+            log.warning("claim.release_failed", job_id=job.id, reason=error.message)
+
+    def _start(self, case: Case, job: Job, tasks: asyncio.TaskGroup) -> None:
+        claim = Claim(case=case, job=job, began=self._clock())
+        # Its lease ran out while the table was away, and it was claimed by us again.
+        if (former := self.claims.get(job.id)) is not None and not former.posting:
+            former.release()
+        self.claims[job.id] = claim
         claim.task = tasks.create_task(self._work(claim), name=f"dispatch-{job.id}")
         METRICS.claims.inc()
-        self.claimed(job)
+        self._on_claim(job)
 
     async def _work(self, claim: Claim) -> None:
         try:
-            await self._submitter.carry(claim)
+            await self._submitter.process(claim)
         finally:
-            if self.working.get(claim.job.id) is claim:
-                del self.working[claim.job.id]
-            self.freed()
+            if self.claims.get(claim.job.id) is claim:
+                del self.claims[claim.job.id]
+            self._on_room()

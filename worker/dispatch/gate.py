@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-
 import structlog
 
 from worker.dispatch.breaker import Breaker
 from worker.jobs.errors import OperatorFault, TransientError
-from worker.ports import RunPod
-from worker.runtime.clock import boot_time
+from worker.ports import Clock, Jitter, RunPod
 from worker.runtime.metrics import METRICS
-from worker.runtime.readiness import Board, Severity
+from worker.runtime.readiness import Readiness, Severity
 
 log = structlog.get_logger(__name__)
 
 
-class Gate:
-    """Pauses submissions in times of trouble with RunPod or the account, and finds their end."""
+class SubmissionGate:
+    """Pauses submissions while RunPod or the account has a problem, and finds its end."""
 
     def __init__(
-        self, *, runpod: RunPod, board: Board, clock: Callable[[], float] = boot_time
+        self, *, runpod: RunPod, readiness: Readiness, clock: Clock, jitter: Jitter
     ) -> None:
-        self.breaker = Breaker()
+        self._breaker = Breaker()
         self._runpod = runpod
-        self._board = board
+        self._readiness = readiness
         self._clock = clock
+        self._jitter = jitter
+
+    @property
+    def room(self) -> int | None:
+        """How many rows may be claimed now; None when it does not matter."""
+        return self._breaker.room
+
+    def allow(self) -> bool:
+        """Ask right before a POST; after a pause only the first to ask may send."""
+        return self._breaker.allow()
+
+    def release_trial(self) -> None:
+        """Say that the POST that was allowed was not made after all."""
+        self._breaker.release_trial()
 
     async def probe(self) -> None:
         """Ask GET /health when that is due."""
-        if not self.breaker.probe_due(self._clock()):
+        if not self._breaker.probe_due(self._clock()):
             return
         try:
             await self._runpod.health()
@@ -39,33 +49,33 @@ class Gate:
         except TransientError as error:
             self.trip(error.message, wait=error.retry_in)
         else:
-            self.breaker.probed(self._clock(), None)
+            self._breaker.probed(self._clock(), None)
             METRICS.breaker_open.set(0)
-            if self.breaker.operator:
+            if self._breaker.operator:
                 # /health also answers an account without credit: only a job can tell.
-                reason = f"{self.breaker.reason} /health answers; the next job will tell."
-                self._board.note("runpod", reason)
+                reason = f"{self._breaker.reason} /health answers; the next job will tell."
+                self._readiness.report("runpod", reason)
             else:
-                self._board.clear("runpod")
+                self._readiness.clear("runpod")
             log.info("runpod.probed", result="answers again")
 
     def seconds_to_probe(self) -> float | None:
-        """Seconds until the next probe; None when none is planned."""
-        return self.breaker.seconds_to_probe(self._clock())
+        """Return seconds until the next probe; None when none is planned."""
+        return self._breaker.seconds_to_probe(self._clock())
 
     def trip(self, reason: str, *, operator: bool = False, wait: float | None = None) -> None:
-        """A submission or probe failed for reasons of the provider or the operator."""
-        self.breaker.trip(
-            self._clock(), reason, operator=operator, wait=wait, jitter=random.random()
+        """Pause: a submission or probe failed for reasons of the provider or the operator."""
+        self._breaker.trip(
+            self._clock(), reason, operator=operator, wait=wait, jitter=self._jitter()
         )
         METRICS.breaker_open.set(1)
         severity: Severity = "down" if operator else "degraded"
-        if self._board.note("runpod", reason, severity=severity):
+        if self._readiness.report("runpod", reason, severity=severity):
             log.warning("runpod.paused", reason=reason, operator=operator)
 
-    def untrip(self) -> None:
-        """RunPod answered a POST properly."""
-        self.breaker.succeeded()
+    def record_success(self) -> None:
+        """Resume: RunPod answered a POST properly."""
+        self._breaker.record_success()
         METRICS.breaker_open.set(0)
-        if self._board.clear("runpod"):
+        if self._readiness.clear("runpod"):
             log.info("runpod.resumed")

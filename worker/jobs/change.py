@@ -1,88 +1,33 @@
-"""The words of the way back: what was observed, and the change of rows that follows from it."""
+"""What a decision says: a permitted change of the rows, and what else is to be done."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 from worker.jobs.job import Submission
-from worker.jobs.run import RunUpdate
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the settings say about patience; all durations in seconds."""
-
-    max_submissions: int = 3
-    queue_deadline: float = 3600.0
-    poll: float = 30.0
-    slow_poll: float = 300.0
-    soon: float = 5.0
-    missing: float = 60.0
-    missing_looks: int = 3
-    incomplete: float = 60.0
-    cancel_again: float = 30.0
-    unknown_wait: float | None = None
-    retry_first: float = 15.0
-    retry_most: float = 600.0
-    gpu_price_per_second: Decimal | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """GET /status answered (or an authenticated webhook, where /status answers 404)."""
-
-    update: RunUpdate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
-    """GET /status answered 404; `healthy`: /health of that endpoint answered meanwhile."""
-
-    healthy: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotAccepted:
-    """Evidence says that an unknown submission never reached RunPod's queue."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nothing:
-    """No news: look at deadlines and wishes only."""
-
-
-Observation = Seen | Gone | NotAccepted | Nothing
+Values = Mapping[str, Any]
+Instants = Mapping[str, float | None]
+"""Seconds from now by column; None clears the column. Only Postgres has a clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmissionChange:
-    """New values for one submission; flags become instants in the database (None: as it was)."""
+    """New values for one submission."""
 
     attempt: int
-    set: Mapping[str, Any] = field(default_factory=dict)
-    started: bool = False
-    ended: bool = False
-    missing: bool | None = None
-    incomplete: bool | None = None
-    cancel_asked: bool = False
-    seen: bool = False
-    poll_seconds: float = 30.0
+    values: Values = field(default_factory=dict)
+    instants: Instants = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The form that write_video_job_changes_v1 reads."""
+        """Return the form that write_video_job_changes_v1 reads."""
         return {
             "attempt": self.attempt,
-            "set": dict(self.set),
-            "started": self.started,
-            "ended": self.ended,
-            "missing": self.missing,
-            "incomplete": self.incomplete,
-            "cancel_asked": self.cancel_asked,
-            "seen": self.seen,
-            "poll_seconds": self.poll_seconds,
+            "set": dict(self.values),
+            "instants": dict(self.instants),
         }
 
 
@@ -93,35 +38,72 @@ class Change:
     job_id: str
     revision: int | None
     states: Mapping[str, str]
-    job: Mapping[str, Any] | None = None
+    job: Values = field(default_factory=dict)
+    job_instants: Instants = field(default_factory=dict)
     submissions: tuple[SubmissionChange, ...] = ()
-    started: bool = False
-    completed: bool = False
-    retry_seconds: float | None = None
-    eta_seconds: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.job or self.job_instants or self.submissions)
 
     def as_json(self) -> dict[str, Any]:
-        """The form that write_video_job_changes_v1 reads."""
-        data: dict[str, Any] = {
+        """Return the form that write_video_job_changes_v1 reads."""
+        return {
             "job_id": self.job_id,
             "revision": self.revision,
             "states": dict(self.states),
-            "job": None if self.job is None else dict(self.job),
-            "submissions": [one.as_json() for one in self.submissions],
-            "started": self.started,
-            "completed": self.completed,
+            "job": dict(self.job),
+            "job_instants": dict(self.job_instants),
+            "submissions": [change.as_json() for change in self.submissions],
         }
-        if self.retry_seconds is not None:
-            data["retry_seconds"] = self.retry_seconds
-        if self.eta_seconds is not None:
-            data["eta_seconds"] = self.eta_seconds
-        return data
+
+
+class Kind(StrEnum):
+    """What became of the job: for logs and metrics, never for control flow."""
+
+    UNCHANGED = "unchanged"
+    LEFT_TO_CLAIM = "left_to_claim"
+    UNWANTED_RUN = "unwanted_run"
+    RELEASED = "released"
+    LEASE_EXPIRED = "lease_expired"
+    CONFIRMING = "confirming"
+    WAITING_GPU = "waiting_gpu"
+    RUNNING = "running"
+    RESENT = "resent"
+    QUEUE_TIMEOUT = "queue_timeout"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ends_job(self) -> bool:
+        """Whether the row is terminal now."""
+        return self in (Kind.COMPLETED, Kind.FAILED, Kind.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What to do once the change took. A crash may lose it: a cancel is asked again while the run
+    is seen alive, and inputs that stay behind are removed by their age.
+    """
+
+    cancel: tuple[Submission, ...] = ()
+    """Runs to cancel at RunPod."""
+    discard: tuple[Submission, ...] = ()
+    """Submissions whose prepared inputs nobody needs any more."""
+    ended: tuple[int, ...] = ()
+    """Attempts whose submission has ended."""
+    lease_expired: bool = False
+    """Whether the claim ended because its holder is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A change to write, runs to cancel at RunPod, and what it was about (for logs and metrics)."""
+    """A change to write, what it is about, the error code of a failed job, and the effects."""
 
     change: Change
-    cancel: tuple[Submission, ...] = ()
-    outcome: str = "unchanged"
+    kind: Kind = Kind.UNCHANGED
+    code: str | None = None
+    effects: Effects = field(default_factory=Effects)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Mend = Literal["user", "operator", "provider"]
+Who = Literal["user", "operator", "provider"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeInfo:
-    """What a code means, who can mend it, whether a retry can help as things are, and how."""
+    """What a code means, who can fix it, whether a person's retry can help as it is, and how."""
 
     meaning: str
-    mend: Mend
-    retryable: bool
+    fixed_by: Who
+    retry_helps: bool
     advice: str
 
 
@@ -31,8 +31,8 @@ class Notice:
         return {"code": self.code, "message": self.message}
 
 
-def _info(mend: Mend, retryable: bool, meaning: str, advice: str) -> CodeInfo:
-    return CodeInfo(meaning=meaning, mend=mend, retryable=retryable, advice=advice)
+def _info(fixed_by: Who, retry_helps: bool, meaning: str, advice: str) -> CodeInfo:
+    return CodeInfo(meaning=meaning, fixed_by=fixed_by, retry_helps=retry_helps, advice=advice)
 
 
 CODES: dict[str, CodeInfo] = {
@@ -158,7 +158,7 @@ CODES: dict[str, CodeInfo] = {
         "operator",
         False,
         "The run was stopped by its time limit. A failing ComfyUI node also ends like this, "
-        "because the endpoint's handler then waits for ever.",
+        "because the endpoint's handler then waits forever.",
         "Read the endpoint's log; raise SECONDS_PER_WINDOW if the GPU is slower than planned.",
     ),
     "run_lost": _info(

@@ -15,23 +15,23 @@ _OTHER_SCRIPT = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uff00-\uffef]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a run failed; `retryable`: another submission may help though nobody mends anything."""
+    """Why a run failed; `resend`: another submission may help though nobody changes anything."""
 
     code: str
     message: str
-    retryable: bool
+    resend: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
     pattern: re.Pattern[str]
     code: str
-    retryable: bool
+    resend: bool
     message: str
 
 
-def _rule(pattern: str, code: str, retryable: bool, message: str) -> _Rule:
-    return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), code, retryable, message)
+def _rule(pattern: str, code: str, resend: bool, message: str) -> _Rule:
+    return _Rule(re.compile(pattern, re.IGNORECASE | re.DOTALL), code, resend, message)
 
 
 # Order matters: the first that matches decides. The Chinese texts are the endpoint handler's own.
@@ -42,7 +42,7 @@ _RULES: Sequence[_Rule] = (
         False,
         "The run was stopped at its time limit. Either the GPU is slower than planned (the "
         "operator raises SECONDS_PER_WINDOW), or a ComfyUI node failed and the endpoint's "
-        "handler waited for ever (the endpoint's log names the node).",
+        "handler waited forever (the endpoint's log names the node).",
     ),
     _rule(
         r"job timed out after \d+ retr",
@@ -118,7 +118,7 @@ _RULES: Sequence[_Rule] = (
         "run_failed",
         False,
         "The endpoint's ComfyUI refused the workflow. Its log names the node and the input; most "
-        "often a model file is missing. The operator mends the endpoint or the workflow.",
+        "often a model file is missing. The operator repairs the endpoint or the workflow.",
     ),
     _rule(
         r"'workflow' 键|loadimage' 节点|loadaudio' 节点|vhs_videocombine' 节点",
@@ -142,14 +142,14 @@ def classify_failure(update: RunUpdate) -> Failure:
     if update.state is RunState.TIMED_OUT:
         return _timed_out(update)
     if update.state is RunState.CANCELLED:
-        return _from_code("run_cancelled", retryable=False)
+        return _from_code("run_cancelled", resend=False)
     reason = reason_of(update.error)
     for rule in _RULES:
         if rule.pattern.search(reason):
-            return Failure(code=rule.code, message=rule.message, retryable=rule.retryable)
+            return Failure(code=rule.code, message=rule.message, resend=rule.resend)
     if update.state is RunState.COMPLETED and not reason:
-        return _from_code("result_missing", retryable=False)
-    return Failure(code="run_failed", message=_unknown(reason), retryable=False)
+        return _from_code("result_missing", resend=False)
+    return Failure(code="run_failed", message=_unknown(reason), resend=False)
 
 
 def _timed_out(update: RunUpdate) -> Failure:
@@ -158,19 +158,19 @@ def _timed_out(update: RunUpdate) -> Failure:
             code="run_timed_out",
             message="RunPod stopped waiting for the GPU worker. It was paid for, so nothing is "
             "sent again by itself; the operator reads the endpoint's log before a retry.",
-            retryable=False,
+            resend=False,
         )
     return Failure(
         code="run_timed_out",
         message="RunPod gave the run up before a GPU worker took it. Nothing was rendered; the "
         "operator raises the endpoint's max workers or offers more GPU types.",
-        retryable=True,
+        resend=True,
     )
 
 
-def _from_code(code: str, *, retryable: bool) -> Failure:
+def _from_code(code: str, *, resend: bool) -> Failure:
     info = CODES[code]
-    return Failure(code=code, message=f"{info.meaning} {info.advice}", retryable=retryable)
+    return Failure(code=code, message=f"{info.meaning} {info.advice}", resend=resend)
 
 
 def _unknown(reason: str) -> str:

@@ -16,7 +16,6 @@ class Health:
     in_progress: int
     completed: int
     failed: int
-    retried: int
     workers: Mapping[str, int]
 
 
@@ -34,7 +33,6 @@ def parse_health(body: object) -> Health:
         in_progress=_count(jobs.get("inProgress")),
         completed=_count(jobs.get("completed")),
         failed=_count(jobs.get("failed")),
-        retried=_count(jobs.get("retried")),
         workers={str(name): _count(value) for name, value in named.items()},
     )
 

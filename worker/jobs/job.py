@@ -1,4 +1,4 @@
-"""A job, its submissions, and both together as one case: what the store hands to the core."""
+"""A job, its submissions, and both together as one case: what every decision is made on."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ class Job:
     phase: str
     attempt: int
     try_number: int
-    submissions: int
     revision: int
     cancel_requested: bool = False
     progress: int = 0
@@ -70,7 +69,10 @@ class Job:
     phase_detail: str | None = None
     error_code: str | None = None
     crashes: int = 0
+    crashes_alone: int = 0
+    claimed_alone: bool = False
     lease_left: float | None = None
+    started_at: str | None = None
     ending_code: str | None = None
     ending_message: str | None = None
     image_url: str | None = None
@@ -125,6 +127,8 @@ class Submission:
     execution_ms: int | None = None
     cost_usd: Decimal | None = None
     error_code: str | None = None
+    error_message: str | None = None
+    resend: bool = False
     raw_error: str | None = None
     age: float = 0.0
     queued_for: float = 0.0
@@ -133,6 +137,7 @@ class Submission:
     missing_looks: int = 0
     incomplete_for: float | None = None
     cancel_asked_ago: float | None = None
+    next_poll_in: float = 0.0
     endpoint_started_ago: float | None = None
 
     @classmethod
@@ -143,11 +148,22 @@ class Submission:
             **{
                 **known,
                 "state": SubmissionState(row["state"]),
-                "plan": row.get("plan") or {},
+                "plan": row["plan"] if isinstance(row.get("plan"), Mapping) else {},
                 "input_objects": tuple(row.get("input_objects") or ()),
                 "cost_usd": _decimal(row.get("cost_usd")),
             }
         )
+
+    @property
+    def nameless(self) -> bool:
+        """Whether nobody can be asked about it: unknown, or its run's id was cleared by hand."""
+        unnamed = self.state.live and self.runpod_job_id is None
+        return self.state is SubmissionState.UNKNOWN or unnamed
+
+    @property
+    def counts(self) -> bool:
+        """Whether it may have been paid."""
+        return self.state is not SubmissionState.REFUSED
 
     @property
     def expected_seconds(self) -> float | None:
@@ -176,23 +192,24 @@ class Case:
 
     def submission(self, attempt: int) -> Submission | None:
         """The submission that belongs to an attempt."""
-        return next((one for one in self.submissions if one.attempt == attempt), None)
-
-    def by_run(self, run_id: str) -> Submission | None:
-        """The submission that has this run id."""
-        return next((one for one in self.submissions if one.runpod_job_id == run_id), None)
+        return next((sub for sub in self.submissions if sub.attempt == attempt), None)
 
     @property
     def present(self) -> tuple[Submission, ...]:
         """The submissions of the present try; none when the row is gone."""
         if self.job is None:
             return ()
-        return tuple(one for one in self.submissions if one.try_number == self.job.try_number)
+        return tuple(sub for sub in self.submissions if sub.try_number == self.job.try_number)
+
+    @property
+    def submission_count(self) -> int:
+        """Submissions of the present try that may have been paid: what MAX_SUBMISSIONS limits."""
+        return sum(sub.counts for sub in self.present)
 
     @property
     def states(self) -> dict[str, str]:
         """Open submissions by attempt: what a write checks that it still finds."""
-        return {str(one.attempt): one.state.value for one in self.submissions if one.state.open}
+        return {str(sub.attempt): sub.state.value for sub in self.submissions if sub.state.open}
 
 
 def _decimal(value: object) -> Decimal | None:

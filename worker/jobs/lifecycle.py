@@ -1,163 +1,194 @@
-"""Every legal move on the way back: what is known of a job's runs becomes a change of its row."""
+"""The life of a job in one place: decide() turns a case and an event into a permitted change.
+
+Every status, error code, sentence, release, resend and ending is decided here. SQL keeps what
+needs a lock or a clock: taking rows, committing a submission before its POST, and the fences.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
-from worker.jobs.backoff import backoff
-from worker.jobs.change import Change, Decision, Limits, Observation, SubmissionChange
-from worker.jobs.errors import CODES
-from worker.jobs.failures import Failure
+from worker.jobs.change import Decision, Kind
+from worker.jobs.draft import Draft
+from worker.jobs.events import Event, OutcomeUnknown, Refused, Rejected, Released
 from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
-from worker.jobs.observation import Look, look_at
+from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.progress import LOADING_SECONDS, outlook
+from worker.jobs.retry import LifecyclePolicy, backoff, verdict
 
-# How often one failure is answered with another submission within a try (the first one included).
-SUBMISSIONS_PER_CODE: Mapping[str, int] = {"input_download_failed": 2, "run_failed": 2}
+# A job whose preparation stopped the worker that often, with no other job beside it, is given up.
+MAX_CRASHES_ALONE = 5
+_END_OF_CLAIM = (Rejected, Released, Refused, OutcomeUnknown)
 
 
 def decide(
     case: Case,
-    attempt: int,
-    observation: Observation,
-    limits: Limits,
+    event: Event,
+    policy: LifecyclePolicy,
     *,
-    webhooks_work: bool,
-    jitter: float,
+    webhooks_work: bool = False,
+    jitter: float = 1.0,
 ) -> Decision:
-    """What follows from an observation of one submission."""
-    before = case.submission(attempt)
-    if before is None:
-        return Decision(
-            change=Change(job_id=case.job_id, revision=_revision(case), states=case.states)
-        )
-    look = look_at(before, observation, limits, webhooks_work=webhooks_work)
-    after = replace(
-        case,
-        submissions=tuple(look.now if one.attempt == attempt else one for one in case.submissions),
+    """Return what follows from an event; `jitter` (0 to 1) spreads the waits before a resend."""
+    updates = interpret(case, event, policy, webhooks_work=webhooks_work)
+    now = {update.now.attempt: update.now for update in updates}
+    after = replace(case, submissions=tuple(now.get(sub.attempt, sub) for sub in case.submissions))
+    draft = Draft(case=case, after=after, updates=updates, policy=policy)
+    transition = _Transition(
+        case=case,
+        after=after,
+        event=event,
+        updates=updates,
+        policy=policy,
+        jitter=jitter,
+        draft=draft,
     )
-    if case.job is None or case.job.status.terminal or before.try_number != case.job.try_number:
-        return _nobody_waits(case, after, look, limits)
-    return _Judge(
-        case=case, after=after, job=case.job, look=look, limits=limits, jitter=jitter
-    ).decide()
-
-
-def _revision(case: Case) -> int | None:
-    return None if case.job is None else case.job.revision
-
-
-def _nobody_waits(case: Case, after: Case, look: Look, limits: Limits) -> Decision:
-    """The row is gone, has ended, or was tried anew: whatever still runs is stopped."""
-    cancel = (look.now,) if look.now.state.live and _cancel_due(look.now, limits) else ()
-    change = look.change
-    if look.now.state.live:
-        change = replace(change, cancel_asked=bool(cancel), poll_seconds=limits.soon)
-    return Decision(
-        change=Change(
-            job_id=case.job_id, revision=_revision(case), states=case.states, submissions=(change,)
-        ),
-        cancel=cancel,
-        outcome="orphan_cancelled" if cancel else "orphan_seen",
-    )
-
-
-def _cancel_due(sub: Submission, limits: Limits) -> bool:
-    return sub.cancel_asked_ago is None or sub.cancel_asked_ago >= limits.cancel_again
-
-
-def _stopped_by_us(sub: Submission) -> bool:
-    return sub.state is SubmissionState.CANCELLED and sub.cancel_asked_ago is not None
+    job = case.job
+    if job is None or job.status.terminal or transition.concerns_older_try(job):
+        return transition.nobody_waits()
+    return transition.move(job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Judge:
+class _Transition:
     """Decides the job's move from all submissions of its present try."""
 
     case: Case
     after: Case
-    job: Job
-    look: Look
-    limits: Limits
+    event: Event
+    updates: tuple[SubmissionUpdate, ...]
+    policy: LifecyclePolicy
     jitter: float
+    draft: Draft
 
-    def decide(self) -> Decision:
+    def concerns_older_try(self, job: Job) -> bool:
+        """Whether everything that the event changes belongs to an earlier try."""
+        attempts = {update.now.attempt for update in self.updates}
+        if not attempts and (attempt := getattr(self.event, "attempt", None)) is not None:
+            attempts = {attempt}
+        subs = [sub for sub in self.case.submissions if sub.attempt in attempts]
+        return bool(subs) and all(sub.try_number != job.try_number for sub in subs)
+
+    def nobody_waits(self) -> Decision:
+        """The row is gone, has ended, or was tried again: whatever still runs is stopped."""
+        job = self.case.job
+        try_number = None if job is None or job.status.terminal else job.try_number
+        unwanted = [sub for sub in self.after.submissions if sub.try_number != try_number]
+        cancel = tuple(sub for sub in unwanted if sub.state.live and self.draft.cancel_due(sub))
+        return self.draft.build(
+            Kind.UNWANTED_RUN, cancel=cancel, discard=self.draft.abandon(unwanted)
+        )
+
+    def move(self, job: Job) -> Decision:
+        """The job waits for a video: complete, end, keep waiting, or send it again."""
         present = self.after.present
-        done = next((one for one in present if one.video_url), None)
+        done = next((sub for sub in present if sub.video_url), None)
         if done is not None:
             return self._completed(done)
-        still_open = [one for one in present if one.state.open]
-        live = [one for one in still_open if one.state.live]
-        held = (
-            self.job.status is JobStatus.PREPARING
-            and self.job.lease_left is not None
-            and self.job.lease_left > 0
-        )
-        posting = any(one.state is SubmissionState.SUBMITTING for one in still_open)
-        if (held or posting) and not live:
-            # The dispatcher has the row in hand and will hear of a cancel itself; what a dead one
-            # left is taken back when its lease is over.
-            return self._write(None, outcome="left_to_dispatch")
-        if self.job.cancel_requested or self.job.ending_code is not None:
-            return self._ending(still_open, live)
+        still_open = [sub for sub in present if sub.state.open]
+        live = [sub for sub in still_open if sub.state.live]
+        ended_claim = self._claim_ended(job)
+        claimed = job.status is JobStatus.PREPARING and job.lease_left is not None
+        posting = any(sub.state is SubmissionState.SUBMITTING for sub in still_open)
+        if ((claimed and not ended_claim) or posting) and not live:
+            # Who holds the claim hears of a cancel, and says itself how the claim ends.
+            return self.draft.build(Kind.LEFT_TO_CLAIM)
+        if job.cancel_requested or job.ending_code is not None:
+            return self._ending(job, still_open, live)
         if live:
-            return self._alive(live)
+            return self._alive(job, live)
         if still_open:
-            return self._write(self._if_new({"phase": "confirming_submission"}), outcome="waiting")
-        if self.job.status is JobStatus.QUEUED:
-            return self._write(self._if_new({}), outcome="in_line_again")
-        return self._all_ended()
+            return self._confirming(job, still_open)
+        if ended_claim:
+            return self._after_claim(job)
+        if job.status is JobStatus.QUEUED:
+            return self.draft.build(Kind.UNCHANGED)
+        return self._all_ended(job)
 
-    def _write(
-        self,
-        job: Mapping[str, Any] | None,
-        *,
-        outcome: str,
-        cancel: tuple[Submission, ...] = (),
-        **more: Any,
+    def _claim_ended(self, job: Job) -> bool:
+        """Whether the row's present claim is over: its holder says so, or its lease has expired."""
+        expired = job.lease_left is not None and job.lease_left < 0
+        return job.status is JobStatus.PREPARING and (expired or self._says_how_it_ends(job))
+
+    def _says_how_it_ends(self, job: Job) -> bool:
+        """Whether the event is the end of the present claim, and not of an earlier one."""
+        return isinstance(self.event, _END_OF_CLAIM) and self.event.attempt == job.attempt
+
+    def _after_claim(self, job: Job) -> Decision:
+        """The claim is over and no submission of this try is open."""
+        match self.event if self._says_how_it_ends(job) else None:
+            case Rejected(code=code, message=message):
+                return self._failed(code, message)
+            case Refused(code=str(code), reason=reason):
+                return self._failed(code, reason)
+            case Released(retry_seconds=seconds, detail=detail):
+                return self._queued(Kind.RELEASED, seconds, detail)
+            case Refused(retry_seconds=seconds):
+                return self._queued(Kind.RELEASED, seconds, crashes=0)
+            case _:
+                return self._crashed(job)
+
+    def _crashed(self, job: Job) -> Decision:
+        """The lease expired with nothing sent: the worker that held the row is gone."""
+        crashes = {
+            "crashes": job.crashes + 1,
+            "crashes_alone": job.crashes_alone + job.claimed_alone,
+        }
+        if crashes["crashes_alone"] >= MAX_CRASHES_ALONE:
+            message = (
+                f"The worker stopped {MAX_CRASHES_ALONE} times while it prepared this job alone. "
+                "Use another image or audio file; the operator finds the cause in the worker's log."
+            )
+            return self._failed("too_many_crashes", message, **crashes)
+        return self._queued(Kind.LEASE_EXPIRED, 0.0, None, **crashes)
+
+    def _queued(
+        self, kind: Kind, seconds: float, detail: str | None = None, **more: int
     ) -> Decision:
-        asked = {one.attempt for one in cancel}
-        own = self.look.change
-        now = self.look.now
-        if own.attempt in asked or (now.state.live and now.cancel_asked_ago is not None):
-            # A cancel takes effect within seconds; the people who asked for it are waiting.
-            own = replace(own, cancel_asked=own.attempt in asked, poll_seconds=self.limits.soon)
-        others = tuple(
-            SubmissionChange(attempt=attempt, cancel_asked=True, poll_seconds=self.limits.soon)
-            for attempt in sorted(asked - {own.attempt})
-        )
-        if job is not None:
-            job = {**self._cost(), **job}
-        change = Change(
-            job_id=self.case.job_id,
-            revision=self.job.revision,
-            states=self.case.states,
-            job=job,
-            submissions=(own, *others),
-            **more,
-        )
-        return Decision(change=change, cancel=cancel, outcome=outcome)
+        values = {"status": "queued", "phase": "in_line", "phase_detail": detail, **more}
+        return self.draft.build(kind, values, {"available_at": seconds, "eta_at": None})
 
-    def _cost(self) -> dict[str, Any]:
-        added = self.look.now.cost_usd if self.look.change.ended else None
-        if added is None:
-            return {}
-        return {"cost_usd": str((self.job.cost_usd or Decimal(0)) + added)}
+    def _confirming(self, job: Job, still_open: list[Submission]) -> Decision:
+        """The POST's outcome is unknown, and nothing else is under way."""
+        if job.phase == "confirming_submission" and job.lease_left is None:
+            return self.draft.build(Kind.CONFIRMING)
+        wait = self.policy.unknown_wait
+        left = max(
+            sub.ttl_left if wait is None else min(sub.ttl_left, wait - sub.age)
+            for sub in still_open
+        )
+        minutes = max(1, round(left / 60))
+        values = {
+            "phase": "confirming_submission",
+            "phase_detail": "The answer of the GPU provider was lost. Waiting until it is certain "
+            f"whether the video is being made, at most {minutes} minutes.",
+        }
+        return self.draft.build(Kind.CONFIRMING, values, {"eta_at": max(left, 0.0)})
 
-    def _if_new(self, values: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Only what differs: every write of the row is an event for each browser that watches."""
-        present = {name: getattr(self.job, name) for name in values}
-        return values if present != dict(values) or self._cost() else None
+    def _ending(self, job: Job, still_open: list[Submission], live: list[Submission]) -> Decision:
+        """A cancel or a deadline: it takes effect when nothing can cost money any more."""
+        if still_open:
+            detail = None if live else "Waiting until it is certain that nothing runs at RunPod."
+            values = {"phase": "cancelling", "phase_detail": detail}
+            if live:
+                values |= self._following(job, self._best(live))
+            cancel = tuple(sub for sub in live if self.draft.cancel_due(sub))
+            return self.draft.build(
+                Kind.CANCELLING,
+                self.draft.if_new(job, values),
+                cancel=cancel,
+                discard=self.draft.abandon(still_open),
+            )
+        if job.cancel_requested:
+            values = {"status": "cancelled", "phase": "done", "phase_detail": None}
+            return self.draft.build(Kind.CANCELLED, values, {"completed_at": 0.0})
+        return self._failed(str(job.ending_code), job.ending_message or "")
 
     def _completed(self, done: Submission) -> Decision:
-        cancel = tuple(
-            one for one in self.after.present if one.state.live and _cancel_due(one, self.limits)
-        )
-        job = {
-            "status": JobStatus.COMPLETED.value,
+        live = [sub for sub in self.after.present if sub.state.live]
+        values = {
+            "status": "completed",
             "phase": "done",
             "phase_detail": None,
             "progress": 100,
@@ -165,121 +196,104 @@ class _Judge:
             "runpod_job_id": done.runpod_job_id,
             "error_code": None,
             "error_message": None,
-            "ending_code": None,
-            "ending_message": None,
         }
-        return self._write(job, outcome="completed", cancel=cancel, completed=True)
+        return self.draft.build(
+            Kind.COMPLETED,
+            values,
+            {"completed_at": 0.0},
+            cancel=tuple(sub for sub in live if self.draft.cancel_due(sub)),
+        )
 
-    def _ending(self, still_open: list[Submission], live: list[Submission]) -> Decision:
-        cancel = tuple(one for one in live if _cancel_due(one, self.limits))
-        if still_open:
-            detail = None if live else "Waiting until it is certain that nothing runs at RunPod."
-            values = {"phase": "cancelling", "phase_detail": detail}
-            return self._write(self._if_new(values), outcome="cancelling", cancel=cancel)
-        if self.job.cancel_requested:
-            job = {"status": JobStatus.CANCELLED.value, "phase": "done", "phase_detail": None}
-            return self._write(job, outcome="cancelled", completed=True)
-        return self._failed(str(self.job.ending_code), self.job.ending_message or "")
-
-    def _failed(self, code: str, message: str) -> Decision:
-        job = {
-            "status": JobStatus.FAILED.value,
+    def _failed(self, code: str, message: str, **more: int) -> Decision:
+        values = {
+            "status": "failed",
             "phase": "done",
             "phase_detail": None,
             "error_code": code,
             "error_message": message[:1000],
+            **more,
         }
-        return self._write(job, outcome=f"failed:{code}", completed=True)
+        return self.draft.build(Kind.FAILED, values, {"completed_at": 0.0}, code=code)
 
-    def _alive(self, live: list[Submission]) -> Decision:
-        keep = min(live, key=lambda one: (one.state is not SubmissionState.RUNNING, one.attempt))
-        extra = tuple(one for one in live if one is not keep and _cancel_due(one, self.limits))
-        if self._queue_deadline_passed(keep):
+    def _alive(self, job: Job, live: list[Submission]) -> Decision:
+        """A run is at RunPod. Of several the one that renders stays, else the oldest."""
+        keep = self._best(live)
+        extra = tuple(sub for sub in live if sub is not keep and self.draft.cancel_due(sub))
+        report = next((u.report for u in self.updates if u.now.attempt == keep.attempt), None)
+        if report is not None and self._queue_deadline_passed(keep):
             return self._stop_waiting(live)
+        values = self._following(job, keep) | {"phase_detail": None}
         if keep.state is SubmissionState.QUEUED:
-            # Another run of this try may have started before: the row never goes backwards.
-            ran = self.job.status is JobStatus.RUNNING
-            values: dict[str, Any] = {
-                "status": (JobStatus.RUNNING if ran else JobStatus.SUBMITTED).value,
-                "phase": "waiting_gpu",
-                "runpod_job_id": keep.runpod_job_id,
+            new = self.draft.if_new(job, values | {"phase": "waiting_gpu"})
+            return self.draft.build(
+                Kind.WAITING_GPU, new, {"eta_at": None} if new else {}, cancel=extra
+            )
+        instants: dict[str, float | None] = {}
+        if report is not None:
+            elapsed = (report.execution_ms or 0) / 1000
+            view = outlook(
+                reported=report.progress,
+                elapsed=elapsed,
+                expected=keep.expected_seconds,
+                previous=job.progress,
+            )
+            guess = "loading_models" if elapsed < LOADING_SECONDS else "generating"
+            values |= {
+                "phase": report.phase or guess,
+                "progress": view.progress,
+                "progress_source": view.source,
             }
-            return self._write(self._if_new(values), outcome="waiting_gpu", cancel=extra)
-        return self._running(keep, extra)
+            instants["eta_at"] = view.seconds_left
+        new = self.draft.if_new(job, values)
+        if job.started_at is None:
+            instants["started_at"] = 0.0
+        return self.draft.build(Kind.RUNNING, new, instants if new else {}, cancel=extra)
 
-    def _running(self, keep: Submission, extra: tuple[Submission, ...]) -> Decision:
-        update = self.look.update if keep.attempt == self.look.now.attempt else None
-        values: dict[str, Any] = {
-            "status": JobStatus.RUNNING.value,
+    def _best(self, live: list[Submission]) -> Submission:
+        """The run that renders, else the oldest; one that is being cancelled comes last."""
+        return min(
+            live,
+            key=lambda sub: (
+                sub.cancel_asked_ago is not None,
+                sub.state is not SubmissionState.RUNNING,
+                sub.attempt,
+            ),
+        )
+
+    def _following(self, job: Job, keep: Submission) -> dict[str, Any]:
+        """The row's status and run; another run of this try may have started before."""
+        running = SubmissionState.RUNNING in (keep.state, job.status)
+        return {
+            "status": "running" if running else "submitted",
             "runpod_job_id": keep.runpod_job_id,
-            "phase_detail": None,
         }
-        if update is None:
-            return self._write(self._if_new(values), outcome="running", cancel=extra, started=True)
-        elapsed = (update.execution_ms or 0) / 1000
-        view = outlook(
-            reported=update.progress,
-            elapsed=elapsed,
-            expected=keep.expected_seconds,
-            previous=self.job.progress,
-        )
-        guess = "loading_models" if elapsed < LOADING_SECONDS else "generating"
-        values |= {
-            "phase": update.phase or guess,
-            "progress": view.progress,
-            "progress_source": view.source,
-        }
-        return self._write(
-            self._if_new(values),
-            outcome="running",
-            cancel=extra,
-            started=True,
-            eta_seconds=view.seconds_left,
-        )
 
     def _queue_deadline_passed(self, keep: Submission) -> bool:
-        deadline = self.limits.queue_deadline
+        deadline = self.policy.queue_deadline
         quiet = keep.endpoint_started_ago is None or keep.endpoint_started_ago > deadline
         return keep.state is SubmissionState.QUEUED and keep.queued_for > deadline and quiet
 
     def _stop_waiting(self, live: list[Submission]) -> Decision:
-        minutes = round(self.limits.queue_deadline / 60)
-        job = {
+        minutes = round(self.policy.queue_deadline / 60)
+        values = {
             "phase": "cancelling",
             "phase_detail": None,
             "ending_code": "queue_timeout",
             "ending_message": f"No GPU worker took the run within {minutes} minutes, so it was "
             "cancelled. Nothing was rendered. The operator should look at the endpoint's workers.",
         }
-        return self._write(job, outcome="queue_timeout", cancel=tuple(live))
+        return self.draft.build(Kind.QUEUE_TIMEOUT, values, cancel=tuple(live))
 
-    def _all_ended(self) -> Decision:
-        ended = [one for one in self.after.present if one.state is not SubmissionState.REFUSED]
-        failure = self.look.failure
-        if failure is None or _stopped_by_us(self.look.now):
-            codes = [one.error_code for one in ended if not _stopped_by_us(one)]
-            code = next((one for one in reversed(codes) if one in CODES), "run_lost")
-            failure = Failure(
-                code=code, message=CODES[code].meaning, retryable=CODES[code].retryable
-            )
-        same = sum(one.error_code == failure.code for one in ended)
-        if not failure.retryable or same >= SUBMISSIONS_PER_CODE.get(failure.code, 1_000):
-            return self._failed(failure.code, failure.message)
-        if self.job.submissions >= self.limits.max_submissions:
-            return self._failed(
-                "too_many_submissions",
-                f"The job was submitted {self.job.submissions} times without a video. "
-                f"Last: {failure.message}",
-            )
-        job = {
-            "status": JobStatus.QUEUED.value,
-            "phase": "in_line",
-            "phase_detail": f"Trying again. {failure.message}"[:300],
-        }
+    def _all_ended(self, job: Job) -> Decision:
+        """Every submission of this try has ended without a video."""
+        ended = [sub for sub in self.after.present if sub.counts]
+        said = verdict(ended, max_submissions=self.policy.max_submissions)
+        if not said.resend:
+            return self._failed(said.code, said.message)
         wait = backoff(
-            max(1, self.job.submissions),
-            first=self.limits.retry_first,
-            most=self.limits.retry_most,
+            len(ended),
+            first=self.policy.retry_first,
+            most=self.policy.retry_most,
             jitter=self.jitter,
         )
-        return self._write(job, outcome=f"retried:{failure.code}", retry_seconds=wait)
+        return self._queued(Kind.RESENT, wait, f"Trying again. {said.message}"[:300])

@@ -1,186 +1,269 @@
-"""What one observation says about one submission."""
+"""What one event says about the submissions of a case."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.jobs.change import (
-    Gone,
-    Limits,
+from worker.jobs.change import Instants, SubmissionChange, Values
+from worker.jobs.events import (
+    Accepted,
+    Event,
     NotAccepted,
-    Observation,
-    Seen,
-    SubmissionChange,
+    NotFound,
+    Observed,
+    OutcomeUnknown,
+    Refused,
+    Rejected,
+    Released,
+    Reviewed,
 )
 from worker.jobs.failures import Failure, classify_failure
-from worker.jobs.job import Submission, SubmissionState
+from worker.jobs.job import Case, JobStatus, Submission, SubmissionState
+from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.run import RunState, RunUpdate
+
+_SENDER_GONE = "the worker stopped while POST /run was under way"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One submission after an observation: its new value, the change, and why it failed."""
+class SubmissionUpdate:
+    """One submission after an event: its new value, what to write, and what the run reported."""
 
     now: Submission
-    change: SubmissionChange
-    failure: Failure | None = None
-    update: RunUpdate | None = None
+    values: Values
+    instants: Instants
+    report: RunUpdate | None = None
+    ended: bool = False
+
+    @property
+    def change(self) -> SubmissionChange:
+        """The columns to write."""
+        return SubmissionChange(
+            attempt=self.now.attempt, values=self.values, instants=self.instants
+        )
 
 
-def look_at(
-    sub: Submission, observation: Observation, limits: Limits, *, webhooks_work: bool
-) -> Look:
-    """What one observation makes of one submission."""
-    if not sub.state.open:
-        # A video may still come for one that was given up; nothing else changes the past.
-        if isinstance(observation, Seen) and observation.update.video_url and sub.video_url is None:
-            return _ended(sub, SubmissionState.COMPLETED, limits, update=observation.update)
-        return Look(now=sub, change=SubmissionChange(attempt=sub.attempt))
-    match observation:
-        case Seen(update=update):
-            return _seen(sub, update, limits, webhooks_work=webhooks_work)
-        case Gone(healthy=healthy):
-            return _gone(sub, limits, healthy=healthy)
+def interpret(
+    case: Case, event: Event, policy: LifecyclePolicy, *, webhooks_work: bool
+) -> tuple[SubmissionUpdate, ...]:
+    """Return the submissions of a case that an event changes; none if it is stale or unrelated."""
+    match event:
+        case Rejected() | Released():
+            return ()
+        case Reviewed():
+            return tuple(_due(case, policy))
+        case _:
+            sub = case.submission(event.attempt)
+    if sub is None:
+        return ()
+    update: SubmissionUpdate | None
+    match event:
+        case Accepted(run_id=run_id):
+            update = _accepted(sub, run_id, policy)
+        case Refused(reason=reason):
+            update = _refused(sub, reason)
+        case OutcomeUnknown(reason=reason):
+            update = _unknown(sub, reason) if _posting(sub) else None
+        case Observed(update=report):
+            update = _observed(sub, report, policy, webhooks_work=webhooks_work)
+        case NotFound(healthy=healthy):
+            update = _not_found(sub, policy, healthy=healthy) if sub.state.open else None
         case NotAccepted():
-            return _given_up(sub, limits, "nothing at RunPod points to it")
-        case _:  # no news
-            if _nameless(sub):
-                if sub.ttl_left <= 0:
-                    return _given_up(sub, limits, "its time to live has passed")
-                if limits.unknown_wait is not None and sub.age >= limits.unknown_wait:
-                    return _given_up(sub, limits, "SUBMIT_UNKNOWN_WAIT_SECONDS has passed")
-                return Look(
-                    now=sub,
-                    change=SubmissionChange(attempt=sub.attempt, poll_seconds=limits.poll / 2),
-                )
-            return Look(
-                now=sub, change=SubmissionChange(attempt=sub.attempt, poll_seconds=limits.poll)
+            update = _given_up(sub, "nothing at RunPod points to it") if sub.nameless else None
+    return () if update is None else (update,)
+
+
+def _update(
+    sub: Submission,
+    values: Mapping[str, Any],
+    instants: Mapping[str, float | None],
+    *,
+    report: RunUpdate | None = None,
+    ended: bool = False,
+    **now: Any,
+) -> SubmissionUpdate:
+    """Build an update; `now` names what differs in memory where a column's form is another."""
+    known = {name: value for name, value in values.items() if name in Submission.__slots__}
+    if "state" in known:
+        known["state"] = SubmissionState(known["state"])
+    return SubmissionUpdate(
+        now=replace(sub, **(known | now)),
+        values=values,
+        instants=instants,
+        report=report,
+        ended=ended,
+    )
+
+
+def _posting(sub: Submission) -> bool:
+    return sub.state in (SubmissionState.SUBMITTING, SubmissionState.UNKNOWN)
+
+
+def _due(case: Case, policy: LifecyclePolicy) -> Iterator[SubmissionUpdate]:
+    """Yield what time alone changes: senders that are gone, unknown submissions given up."""
+    job = case.job
+    for sub in case.submissions:
+        if sub.state is SubmissionState.SUBMITTING:
+            claimed = (
+                job is not None
+                and job.status is JobStatus.PREPARING
+                and job.attempt == sub.attempt
+                and job.lease_left is not None
             )
+            # Without a lease to go by, the time that was set before the POST tells.
+            left = job.lease_left if claimed and job is not None else sub.next_poll_in
+            if left is not None and left < 0:
+                yield _unknown(sub, _SENDER_GONE)
+        elif sub.nameless:
+            if sub.ttl_left <= 0:
+                yield _given_up(sub, "its time to live has passed")
+            elif policy.unknown_wait is not None and sub.age >= policy.unknown_wait:
+                yield _given_up(sub, "SUBMIT_UNKNOWN_WAIT_SECONDS has passed")
+            else:
+                yield _update(sub, {}, {"next_poll_at": policy.poll / 2})
 
 
-def _nameless(sub: Submission) -> bool:
-    """Nobody can be asked about it: unknown, or its run's id was cleared by hand."""
-    return sub.state is SubmissionState.UNKNOWN or (sub.state.live and sub.runpod_job_id is None)
+def _accepted(sub: Submission, run_id: str, policy: LifecyclePolicy) -> SubmissionUpdate | None:
+    """Adopt a run, also for a submission that was given up; its id never changes again."""
+    if sub.runpod_job_id is not None:
+        return None
+    values = {
+        "runpod_job_id": run_id, "state": "queued", "resend": False,
+        "error_code": None, "error_message": None, "raw_error": None,
+    }  # fmt: skip
+    instants = {
+        "submitted_at": 0.0, "ended_at": None, "cancel_asked_at": None, "next_poll_at": policy.soon,
+    }  # fmt: skip
+    return _update(sub, values, instants, cancel_asked_ago=None, queued_for=0.0)
 
 
-def _given_up(sub: Submission, limits: Limits, why: str) -> Look:
-    if not _nameless(sub):
-        return Look(now=sub, change=SubmissionChange(attempt=sub.attempt, poll_seconds=limits.poll))
+def _refused(sub: Submission, reason: str) -> SubmissionUpdate | None:
+    if not _posting(sub):
+        return None
+    values = {"state": "refused", "raw_error": reason[:2000]}
+    return _update(sub, values, {"ended_at": 0.0}, ended=True)
+
+
+def _unknown(sub: Submission, reason: str) -> SubmissionUpdate:
+    values = {"state": "unknown", "raw_error": reason[:2000]}
+    return _update(sub, values, {"next_poll_at": 0.0})
+
+
+def _given_up(sub: Submission, why: str) -> SubmissionUpdate:
     failure = Failure(
         code="run_lost",
         message="RunPod's answer to the submission was lost and no run of it ever showed.",
-        retryable=True,
+        resend=True,
     )
-    return _ended(
-        sub, SubmissionState.EXPIRED, limits, failure=failure, raw_error=f"given up: {why}"
-    )
+    return _ended(sub, SubmissionState.EXPIRED, failure=failure, raw_error=f"given up: {why}")
 
 
-def _seen(sub: Submission, update: RunUpdate, limits: Limits, *, webhooks_work: bool) -> Look:
-    match update.state:
-        case RunState.COMPLETED if update.video_url:
-            return _ended(sub, SubmissionState.COMPLETED, limits, update=update)
+def _observed(
+    sub: Submission, report: RunUpdate, policy: LifecyclePolicy, *, webhooks_work: bool
+) -> SubmissionUpdate | None:
+    if not sub.state.open:
+        # A video may still come for one that was given up; nothing else changes the past.
+        if not report.video_url or sub.video_url is not None:
+            return None
+        return _ended(sub, SubmissionState.COMPLETED, report=report, policy=policy)
+    match report.state:
+        case RunState.COMPLETED if report.video_url:
+            return _ended(sub, SubmissionState.COMPLETED, report=report, policy=policy)
         case RunState.COMPLETED:
-            if sub.incomplete_for is None or sub.incomplete_for < limits.incomplete:
-                change = SubmissionChange(
-                    attempt=sub.attempt,
-                    incomplete=True,
-                    missing=False,
-                    seen=True,
-                    poll_seconds=2 * limits.soon,
-                )
-                return Look(now=sub, change=change, update=update)
-            failure = Failure(
-                code="result_missing",
-                message="The run completed, but RunPod holds no video of it. The operator should "
-                "check the endpoint's storage (R2) settings; then try the job again.",
-                retryable=False,
-            )
-            return _ended(sub, SubmissionState.FAILED, limits, update=update, failure=failure)
-        case RunState.FAILED | RunState.TIMED_OUT:
-            failure = classify_failure(update)
-            return _ended(sub, SubmissionState.FAILED, limits, update=update, failure=failure)
-        case RunState.CANCELLED:
-            failure = classify_failure(update)
-            return _ended(sub, SubmissionState.CANCELLED, limits, update=update, failure=failure)
+            return _without_video(sub, report, policy)
+        case RunState.FAILED | RunState.TIMED_OUT | RunState.CANCELLED:
+            cancelled = report.state is RunState.CANCELLED
+            state = SubmissionState.CANCELLED if cancelled else SubmissionState.FAILED
+            failure = classify_failure(report)
+            return _ended(sub, state, report=report, failure=failure, policy=policy)
         case RunState.RUNNING:
-            now = replace(sub, state=SubmissionState.RUNNING, execution_ms=update.execution_ms)
-            quiet = update.progress is None and webhooks_work
-            poll = limits.slow_poll if quiet else limits.poll
-            values = _times(update)
+            state = SubmissionState.RUNNING
+            quiet = report.progress is None and webhooks_work
+            poll = policy.slow_poll if quiet else policy.poll
+            values = _times(report)
         case _:  # queued, or a word that we do not know
-            # RunPod may put a run back into its queue; ours does not go back with it.
-            now = sub if sub.state.live else replace(sub, state=SubmissionState.QUEUED)
-            poll, values = limits.poll, {}
-    if now.state is not sub.state:
-        values = {**values, "state": now.state.value}
-    started = now.state is SubmissionState.RUNNING and sub.state is not SubmissionState.RUNNING
-    change = SubmissionChange(
-        attempt=sub.attempt,
-        set=values,
-        started=started,
-        seen=True,
-        missing=False,
-        incomplete=False,
-        poll_seconds=poll,
+            # RunPod may put a run back into its queue; our state does not go back with it.
+            state = sub.state if sub.state.live else SubmissionState.QUEUED
+            poll, values = policy.poll, {}
+    instants: dict[str, float | None] = {"seen_at": 0.0, "next_poll_at": poll}
+    if state is not sub.state:
+        values["state"] = state.value
+        if state is SubmissionState.RUNNING:
+            instants["started_at"] = 0.0
+    if sub.missing_for is not None:
+        values["missing_looks"], instants["missing_since"] = 0, None
+    if sub.incomplete_for is not None:
+        instants["incomplete_since"] = None
+    return _update(sub, values, instants, report=report)
+
+
+def _without_video(sub: Submission, report: RunUpdate, policy: LifecyclePolicy) -> SubmissionUpdate:
+    """A completed run that names no video is asked again for a while: it may be written late."""
+    if sub.incomplete_for is None or sub.incomplete_for < policy.patience:
+        instants: dict[str, float | None] = {"seen_at": 0.0, "next_poll_at": 2 * policy.soon}
+        if sub.incomplete_for is None:
+            instants["incomplete_since"] = 0.0
+        return _update(sub, {}, instants, report=report)
+    failure = Failure(
+        code="result_missing",
+        message="The run completed, but RunPod holds no video of it. The operator should "
+        "check the endpoint's storage (R2) settings; then try the job again.",
+        resend=False,
     )
-    return Look(now=now, change=change, update=update)
+    return _ended(sub, SubmissionState.FAILED, report=report, failure=failure, policy=policy)
 
 
-def _gone(sub: Submission, limits: Limits, *, healthy: bool) -> Look:
-    patient = sub.missing_for is None or sub.missing_for < limits.missing
-    if sub.ttl_left > 0 and (
-        not healthy or patient or sub.missing_looks + 1 < limits.missing_looks
-    ):
-        change = SubmissionChange(
-            attempt=sub.attempt,
-            # While the provider is ill a 404 proves nothing, but the count does not start anew.
-            missing=True if healthy else None,
-            poll_seconds=2 * limits.soon,
-        )
-        return Look(now=sub, change=change)
+def _not_found(sub: Submission, policy: LifecyclePolicy, *, healthy: bool) -> SubmissionUpdate:
+    patient = sub.missing_for is None or sub.missing_for < policy.patience
+    looks = sub.missing_looks + 1
+    if sub.ttl_left > 0 and (not healthy or patient or looks < policy.missing_looks):
+        instants: dict[str, float | None] = {"next_poll_at": 2 * policy.soon}
+        if not healthy:
+            # While the provider has trouble a 404 proves nothing, but the count does not restart.
+            return _update(sub, {}, instants)
+        if sub.missing_for is None:
+            instants["missing_since"] = 0.0
+        return _update(sub, {"missing_looks": looks}, instants)
     failure = Failure(
         code="run_lost",
         message="RunPod does not know the run any more, and it left no video.",
-        retryable=True,
+        resend=True,
     )
-    return _ended(sub, SubmissionState.LOST, limits, failure=failure, raw_error="GET /status: 404")
+    return _ended(sub, SubmissionState.LOST, failure=failure, raw_error="GET /status: 404")
 
 
-def _times(update: RunUpdate) -> dict[str, Any]:
-    known = {"delay_ms": update.delay_ms, "execution_ms": update.execution_ms}
+def _times(report: RunUpdate) -> dict[str, Any]:
+    known = {"delay_ms": report.delay_ms, "execution_ms": report.execution_ms}
     return {name: value for name, value in known.items() if value is not None}
 
 
 def _ended(
     sub: Submission,
     state: SubmissionState,
-    limits: Limits,
     *,
-    update: RunUpdate | None = None,
+    report: RunUpdate | None = None,
     failure: Failure | None = None,
+    policy: LifecyclePolicy | None = None,
     raw_error: str | None = None,
-) -> Look:
-    values: dict[str, Any] = {"state": state.value}
+) -> SubmissionUpdate:
+    values: dict[str, Any] = {
+        "state": state.value,
+        "error_code": None if failure is None else failure.code,
+        "error_message": None if failure is None else failure.message,
+        "resend": failure is not None and failure.resend,
+        "raw_error": raw_error,
+    }
+    instants: dict[str, float | None] = {"ended_at": 0.0}
     cost = sub.cost_usd
-    if update is not None:
-        values |= _times(update)
-        raw_error = update.error
-        if limits.gpu_price_per_second is not None and update.execution_ms is not None:
-            cost = limits.gpu_price_per_second * update.execution_ms / 1000
+    if report is not None:
+        instants["seen_at"] = 0.0
+        values |= _times(report) | {"raw_error": report.error}
+        price = policy.gpu_price_per_second if policy is not None else None
+        if price is not None and report.execution_ms is not None:
+            cost = price * report.execution_ms / 1000
             values["cost_usd"] = str(cost)
         if state is SubmissionState.COMPLETED:
-            values["video_url"] = update.video_url
-    values["error_code"] = None if failure is None else failure.code
-    values["raw_error"] = raw_error
-    now = replace(
-        sub,
-        state=state,
-        cost_usd=cost,
-        video_url=update.video_url if update is not None else None,
-        error_code=values["error_code"],
-        raw_error=raw_error,
-    )
-    change = SubmissionChange(attempt=sub.attempt, set=values, ended=True, seen=update is not None)
-    return Look(now=now, change=change, failure=failure, update=update)
+            values["video_url"] = report.video_url
+    return _update(sub, values, instants, report=report, ended=True, cost_usd=cost)

@@ -51,14 +51,14 @@ _STATES = {
 
 
 class RunBodyInvalid(TransientError):
-    """The answer is not a job object; the next look may show one."""
+    """The answer is not a job object; the next poll may show one."""
 
     code = "run_body_invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunUpdate:
-    """One look at a run; times in ms, progress 0 to 100 only if the handler reported it."""
+    """What one poll said of a run; times in ms, progress 0 to 100 only if it was reported."""
 
     run_id: str
     state: RunState
@@ -68,7 +68,6 @@ class RunUpdate:
     progress: float | None = None
     phase: str | None = None
     error: str | None = None
-    retries: int | None = None
 
 
 def parse_run(body: object, *, run_id: str | None = None) -> RunUpdate:
@@ -94,7 +93,6 @@ def parse_run(body: object, *, run_id: str | None = None) -> RunUpdate:
         progress=_progress(output) if running else None,
         phase=_phase(output) if running else None,
         error=_error(body.get("error"), output) if state.terminal else None,
-        retries=_count(body.get("retries")),
     )
 
 
@@ -118,12 +116,6 @@ def _milliseconds(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value <= _MAX_MILLISECONDS else None
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= 1000 else None
 
 
 def _video_url(output: object) -> str | None:

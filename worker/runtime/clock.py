@@ -1,10 +1,28 @@
-"""The clock of the way out: it counts the time that a suspended machine was away."""
+"""Clocks, chance and sleep: injected everywhere, so that a test can put its own in their place."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 
 def boot_time() -> float:
-    """Seconds since the machine was started, unlike time.monotonic with those it slept."""
+    """Return seconds since the machine started, unlike time.monotonic with those it slept."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the process takes from its surroundings; all durations in seconds.
+
+    `boot_time` counts the time that a suspended machine was away, `monotonic` does not;
+    `jitter` draws from 0 to 1.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    boot_time: Callable[[], float] = boot_time
+    jitter: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

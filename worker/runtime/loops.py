@@ -10,7 +10,7 @@ import structlog
 
 from worker.jobs.errors import StoreRefused, TransientError
 from worker.runtime.metrics import METRICS
-from worker.runtime.readiness import Board
+from worker.runtime.readiness import Readiness
 
 log = structlog.get_logger(__name__)
 
@@ -66,12 +66,12 @@ async def every(
     stop: asyncio.Event,
     wakeup: Wakeup,
     beats: Heartbeats,
-    board: Board,
+    readiness: Readiness,
     slowest_tick: float = 120.0,
 ) -> None:
     """Tick until stopped. A tick may return seconds until it wants to run again.
 
-    TransientError, and a row that the table refuses, are noted on the board and logged once per
+    TransientError, and a row that the table refuses, are reported and logged once per
     outage; anything else ends the process.
     """
     while not stop.is_set():
@@ -81,12 +81,12 @@ async def every(
             pause = await tick()
         except (TransientError, StoreRefused) as error:
             METRICS.loop_failures.labels(name).inc()
-            if board.note(name, error.message, severity="down"):
+            if readiness.report(name, error.message, severity="down"):
                 log.warning("loop.waiting", loop=name, reason=error.message)
             pause = error.retry_in if isinstance(error, TransientError) else None
             pause = TROUBLE_SECONDS if pause is None else pause
         else:
-            if board.clear(name):
+            if readiness.clear(name):
                 log.info("loop.resumed", loop=name)
         pause = seconds if pause is None else min(max(pause, 0.05), seconds)
         beats.beat(name, pause + slowest_tick)

@@ -143,9 +143,9 @@ class Metrics:
             namespace=PREFIX,
             registry=registry,
         )
-        self.recovered = Counter(
+        self.leases_expired = Counter(
             "leases_expired",
-            "Rows taken back from a lease that ran out.",
+            "Claims whose lease expired: the worker that held them is gone.",
             namespace=PREFIX,
             registry=registry,
         )

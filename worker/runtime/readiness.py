@@ -1,4 +1,4 @@
-"""What stands in the way right now: each part notes its trouble here, /readyz reads it out."""
+"""What stands in the way right now: each part reports its problem here, /readyz reads it out."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["degraded", "down"]
+Status = Literal["ok", "degraded", "down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Problem:
     """One reason for people; `down` means that jobs cannot move."""
 
     severity: Severity
     reason: str
 
 
-class Board:
-    """Trouble by the name of the part that noted it."""
+class Readiness:
+    """Problems by the name of the part that reported them."""
 
     def __init__(self) -> None:
-        self._troubles: dict[str, Trouble] = {}
+        self._problems: dict[str, Problem] = {}
 
-    def note(self, part: str, reason: str, *, severity: Severity = "degraded") -> bool:
-        """Note trouble; True when it is news, so that a long outage is logged once."""
-        trouble = Trouble(severity=severity, reason=reason)
-        news = part not in self._troubles
-        self._troubles[part] = trouble
-        return news
+    def report(self, part: str, reason: str, *, severity: Severity = "degraded") -> bool:
+        """Report a problem; True when it is new, so that a long outage is logged once."""
+        new = part not in self._problems
+        self._problems[part] = Problem(severity=severity, reason=reason)
+        return new
 
     def clear(self, part: str) -> bool:
-        """The part works again; True when that is news."""
-        return self._troubles.pop(part, None) is not None
+        """Say that the part works again; True when that is new."""
+        return self._problems.pop(part, None) is not None
 
     @property
-    def status(self) -> Literal["ok", "degraded", "down"]:
+    def status(self) -> Status:
         """The worst of all."""
-        severities = {one.severity for one in self._troubles.values()}
+        severities = {problem.severity for problem in self._problems.values()}
         return "down" if "down" in severities else "degraded" if severities else "ok"
 
     @property
     def reasons(self) -> list[str]:
-        """One sentence per trouble."""
-        return [f"{part}: {one.reason}" for part, one in sorted(self._troubles.items())]
+        """One sentence per problem."""
+        return [f"{part}: {problem.reason}" for part, problem in sorted(self._problems.items())]

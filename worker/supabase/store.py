@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
+import structlog
 from postgrest import APIError
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from worker.jobs.change import Change
 from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.jobs.job import Case, Job
-from worker.ports import Beginning, ClaimEnding, ClaimLimits, Recorded, Written
+from worker.ports import ClaimLimits, NewSubmission, Written
+
+log = structlog.get_logger(__name__)
 
 # SQLSTATE classes by which the database refuses one write for what it says, not for how it is.
 _REFUSALS = ("P0001", "22", "23")
@@ -40,8 +43,8 @@ class SupabaseStore:
 
     async def claim(
         self, want: int, limits: ClaimLimits, *, holding: Sequence[str] = ()
-    ) -> list[Job]:
-        """Take up to `want` rows for a lease; ours that are not in `holding` go back first."""
+    ) -> list[Case]:
+        """Take up to `want` rows for a lease; rows in our name but not in `holding` come first."""
         rows = await self._rows(
             "claim_video_jobs_v1",
             p_owner=self._owner,
@@ -54,11 +57,7 @@ class SupabaseStore:
             p_max_submissions_per_user_per_day=limits.max_submissions_per_user_per_day,
             p_holding=list(holding),
         )
-        return [Job.from_row(row) for row in rows]
-
-    async def recover(self) -> list[Job]:
-        """Make rows with an expired lease claimable again; returns those rows."""
-        return [Job.from_row(row) for row in await self._rows("recover_video_jobs_v1")]
+        return _cases(rows)
 
     async def renew(self, job_ids: Sequence[str]) -> list[Job]:
         """Renew leases; a row that is missing from the answer is lost."""
@@ -70,7 +69,7 @@ class SupabaseStore:
         )
         return [Job.from_row(row) for row in rows]
 
-    async def begin(self, job: Job, beginning: Beginning) -> Job | None:
+    async def begin(self, job: Job, submission: NewSubmission) -> Case | None:
         """Commit a submission before its POST; None when the claim is lost or no longer wanted."""
         rows = await self._rows(
             "begin_video_job_submission_v1",
@@ -78,49 +77,18 @@ class SupabaseStore:
             p_attempt=job.attempt,
             p_owner=self._owner,
             p_lease_seconds=self._lease,
-            p_max_submissions=beginning.max_submissions,
-            p_endpoint_id=beginning.endpoint_id,
-            p_ttl_seconds=beginning.ttl_seconds,
-            p_template_hash=beginning.template_hash,
-            p_plan=dict(beginning.plan),
-            p_columns=dict(beginning.columns),
-            p_input_objects=list(beginning.input_objects),
+            p_max_submissions=submission.max_submissions,
+            p_endpoint_id=submission.endpoint_id,
+            p_ttl_seconds=submission.ttl_seconds,
+            p_template_hash=submission.template_hash,
+            p_plan=dict(submission.plan),
+            p_columns=dict(submission.columns),
+            p_input_objects=list(submission.input_objects),
         )
-        return Job.from_row(rows[0]) if rows else None
-
-    async def record(self, job_id: str, attempt: int, run_id: str) -> Recorded | None:
-        """Record RunPod's id, from its answer or a webhook; None without such a submission."""
-        rows = await self._rows(
-            "record_video_job_submission_v1",
-            p_job_id=job_id,
-            p_attempt=attempt,
-            p_runpod_job_id=run_id,
-        )
-        if not rows:
-            return None
-        return Recorded(wanted=rows[0]["wanted"], case=Case.from_json(job_id, rows[0]["case"]))
-
-    async def end_claim(self, job: Job, ending: ClaimEnding) -> Job | None:
-        """Give a row back, fail it, or leave it waiting for its POST; None if it was not ours."""
-        rows = await self._rows(
-            "end_video_job_claim_v1",
-            p_job_id=job.id,
-            p_attempt=job.attempt,
-            p_owner=self._owner,
-            p_status=ending.status,
-            p_phase=ending.phase,
-            p_phase_detail=ending.phase_detail,
-            p_retry_seconds=ending.retry_seconds,
-            p_submission=ending.submission,
-            p_raw_error=ending.raw_error,
-            p_error_code=ending.error_code,
-            p_error_message=ending.error_message,
-            p_columns=dict(ending.columns),
-        )
-        return Job.from_row(rows[0]) if rows else None
+        return Case.from_json(job.id, rows[0]) if rows else None
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
-        """Cases with submissions to look at now; `everything_after`: all, in pages by job id."""
+        """Cases with submissions to poll now; `everything_after`: all, in pages by job id."""
         rows = await self._rows(
             "take_due_video_job_submissions_v1",
             p_want=want,
@@ -128,7 +96,11 @@ class SupabaseStore:
             p_all=everything_after is not None,
             p_after=everything_after or None,
         )
-        return [Case.from_json(row["job_id"], row) for row in rows]
+        return _cases(rows)
+
+    async def stranded(self, want: int, *, after: str | None = None) -> list[Case]:
+        """Cases that no poll brings up (expired leases, lost senders), in pages by job id."""
+        return _cases(await self._rows("stranded_video_jobs_v1", p_want=want, p_after=after))
 
     async def case(self, job_id: str) -> Case | None:
         """One job with its submissions; None when neither exists."""
@@ -144,6 +116,7 @@ class SupabaseStore:
             Written(
                 job_id=row["job_id"],
                 took=row["took"],
+                locked=row["locked"],
                 case=Case.from_json(row["job_id"], row["case"]),
             )
             for row in rows
@@ -178,6 +151,17 @@ class SupabaseStore:
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise StoreUnavailable(f"Supabase does not answer ({type(error).__name__}).") from error
         return answer.data
+
+
+def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
+    """Read cases; one that cannot be read is set aside, and the others go on."""
+    cases = []
+    for row in rows:
+        try:
+            cases.append(Case.from_json(row["job_id"], row))
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+            log.error("job.unreadable", job_id=row.get("job_id"), reason=repr(error)[:300])
+    return cases
 
 
 def translated(error: APIError) -> StoreRefused | StoreUnavailable:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.jobs.backoff import backoff
+from worker.jobs.retry import backoff
 
 
 @given(

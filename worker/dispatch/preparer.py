@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -17,18 +14,21 @@ from worker.jobs.errors import (
     TransientError,
 )
 from worker.jobs.job import Job
+from worker.plan.media_facts import PublishedInputs
 from worker.plan.plan import Plan, Wishes, make_plan
 from worker.plan.policy import PlanPolicy
-from worker.ports import Media, PublishedInputs
-from worker.runtime.readiness import Board
+from worker.ports import Jitter, Media, Sleep
+from worker.runtime.readiness import Readiness
 from worker.workflow.validation import Template
 
 log = structlog.get_logger(__name__)
 
 INPUT_TRIES = 3
+INPUT_RETRY_SECONDS = 2.0
 # How long a job waits for our own Storage before its file counts as unreachable.
 OWN_STORAGE_PATIENCE = 3600.0
 LONGEST_INPUT_WAIT = 30.0
+LARGEST_SEED = 999_999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +48,18 @@ class Preparer:
         media: Media,
         template: Template,
         policy: PlanPolicy,
-        board: Board,
-        own_addresses: tuple[str, ...] = ("storage://",),
-        retry_seconds: float = 2.0,
-        draw_seed: Callable[[], int] = lambda: random.randint(1, 999_999),
+        readiness: Readiness,
+        own_addresses: tuple[str, ...],
+        jitter: Jitter,
+        sleep: Sleep,
     ) -> None:
         self._media = media
         self._template = template
         self._policy = policy
-        self._board = board
+        self._readiness = readiness
         self._own_addresses = own_addresses
-        self._retry_seconds = retry_seconds
-        self._draw_seed = draw_seed
+        self._jitter = jitter
+        self._sleep = sleep
 
     async def prepare(self, job: Job) -> Prepared:
         """Look at the inputs a few times; JobFailed, or TransientError if Storage is away."""
@@ -68,9 +68,9 @@ class Preparer:
             try:
                 prepared = await self._plan_and_publish(job)
             except InputUnavailable as error:
-                await asyncio.sleep(self._pause(job, error, tries))
+                await self._sleep(self._pause(job, error, tries))
             else:
-                self._board.clear("storage")
+                self._readiness.clear("storage")
                 return prepared
             tries += 1
 
@@ -103,14 +103,18 @@ class Preparer:
             )
         return Prepared(plan=plan, inputs=inputs)
 
+    def _draw_seed(self) -> int:
+        """Draw a seed from 1 to 999999."""
+        return 1 + min(int(self._jitter() * LARGEST_SEED), LARGEST_SEED - 1)
+
     def _pause(self, job: Job, error: InputUnavailable, tries: int) -> float:
         """Seconds until the next look; raises when this was the last one."""
         if self._at_our_own(job, error):
-            self._board.note("storage", error.message)
+            self._readiness.report("storage", error.message)
             raise TransientError(error.message) from error
         if tries == INPUT_TRIES or error.slow:
             raise JobFailed(error.code, error.message) from error
-        return min(error.retry_in or self._retry_seconds * tries**2, LONGEST_INPUT_WAIT)
+        return min(error.retry_in or INPUT_RETRY_SECONDS * tries**2, LONGEST_INPUT_WAIT)
 
     def _at_our_own(self, job: Job, error: InputUnavailable) -> bool:
         """Whether our own Storage is away: the user's file may be fine, so the job waits."""

@@ -1,62 +1,62 @@
-"""The search for proof that an unknown POST was not accepted, on an endpoint of our own."""
+"""Looks for evidence that an unknown POST was not accepted, on an endpoint of our own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from worker.jobs.change import NotAccepted
+from worker.jobs.events import News, NotAccepted
 from worker.jobs.job import Case, SubmissionState
-from worker.ports import RunPod
+from worker.ports import Clock, RunPod
 from worker.reconcile.evidence import Evidence, Round
-from worker.reconcile.poller import LOOK_SECONDS, HeldRun, Key, News, RunWatch
+from worker.reconcile.poller import ROUND_SECONDS, Poller
+from worker.reconcile.tracker import Key, RunTracker, TrackedRun
 
 ENDED_KEPT = 10_000
 
 
-class ProofSearch:
+class NotAcceptedDetector:
     """Holds the evidence for each unknown submission, and counts our runs' ends for it."""
 
-    def __init__(self, *, runpod: RunPod, watch: RunWatch, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, runpod: RunPod, poller: Poller, tracker: RunTracker, clock: Clock
+    ) -> None:
         self._runpod = runpod
-        self._watch = watch
+        self._poller = poller
+        self._tracker = tracker
         self._clock = clock
         self._evidence: dict[Key, Evidence] = {}
         self._ended_runs: OrderedDict[str, None] = OrderedDict()
         self._ended_so_far = 0
 
     async def search(self, cases: Sequence[Case]) -> list[News]:
-        """One round for the unknown submissions among these; returns those that are proved."""
-        unknown = [
-            (case, sub)
+        """Make one round for the unknown submissions of these cases; return those proved."""
+        searched = [
+            (case, sub, self._evidence.setdefault((sub.job_id, sub.attempt), Evidence()))
             for case in cases
             for sub in case.submissions
             if sub.state is SubmissionState.UNKNOWN and sub.endpoint_id == self._runpod.endpoint_id
         ]
-        open_ones = [
-            (case, sub, self._evidence.setdefault((sub.job_id, sub.attempt), Evidence()))
-            for case, sub in unknown
-        ]
-        open_ones = [one for one in open_ones if not one[2].hopeless]
-        if not open_ones:
+        searched = [entry for entry in searched if not entry[2].inconclusive]
+        if not searched:
             return []
-        look = await self._round()
-        if look is None:
+        seen = await self._round()
+        if seen is None:
             return []
         return [
-            (case, sub.attempt, NotAccepted())
-            for case, sub, evidence in open_ones
-            if evidence.add(look, age=sub.age)
+            (case, NotAccepted(attempt=sub.attempt))
+            for case, sub, evidence in searched
+            if evidence.add(seen, age=sub.age)
         ]
 
     async def _round(self) -> Round | None:
-        """All our runs by /status, then /health: the counters must not exceed what we know."""
-        mine = self._watch.held_on(self._runpod.endpoint_id)
+        """Ask all our runs, then /health: its counters must not exceed what we know."""
+        ours = self._tracker.on_endpoint(self._runpod.endpoint_id)
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                confirmed = sum(await asyncio.gather(*(self._live(one) for one in mine)))
-                health = await self._watch.health(self._runpod.endpoint_id)
+            async with asyncio.timeout(ROUND_SECONDS):
+                confirmed = sum(await asyncio.gather(*(self._live(run) for run in ours)))
+                health = await self._poller.health(self._runpod.endpoint_id)
         except TimeoutError:
             return None
         if health is None:
@@ -68,12 +68,12 @@ class ProofSearch:
             ended_so_far=self._ended_so_far,
         )
 
-    async def _live(self, held: HeldRun) -> bool:
-        update = await self._watch.ask(held)
+    async def _live(self, run: TrackedRun) -> bool:
+        update = await self._poller.refresh(run)
         if update is None:
             return False
         if update.state.terminal:
-            self.note_end(held.run_id)
+            self.note_end(run.run_id)
         return not update.state.terminal
 
     def note_end(self, run_id: str) -> None:

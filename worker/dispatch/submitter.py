@@ -1,0 +1,272 @@
+"""One claim's way to RunPod: prepared, committed as a submission, posted, its outcome written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from worker.dispatch.claim import Claim
+from worker.dispatch.gate import SubmissionGate
+from worker.dispatch.preparer import Prepared, Preparer
+from worker.jobs.errors import (
+    JobFailed,
+    OperatorFault,
+    RunPodRateLimited,
+    RunPodUnavailable,
+    RunRefused,
+    StoreRefused,
+    StoreUnavailable,
+    SubmissionUnknown,
+    TransientError,
+)
+from worker.jobs.events import Accepted, Event, OutcomeUnknown, Refused, Rejected, Released
+from worker.ports import Clock, JobStore, NewSubmission, RunPod, Sleep
+from worker.reconcile.effects import EffectRunner
+from worker.reconcile.tracker import RunTracker
+from worker.reconcile.updater import Applied, JobUpdater
+from worker.runtime.metrics import METRICS
+from worker.workflow.request import build_body
+from worker.workflow.validation import Template
+
+log = structlog.get_logger(__name__)
+
+# A row that could not be sent for reasons of ours waits so long, or it would be fetched each time.
+UNSENT_SECONDS = 10.0
+RATE_LIMITED_SECONDS = 10.0
+CLAIM_LOST_SECONDS = 5.0
+AWAY_SECONDS = 2.0
+# Half an hour of an absent table: what is known of a POST is worth keeping that long.
+SETTLE_TRIES = 900
+OUR_FAULT = (
+    "The worker met an error of its own with this job. Try it again; the operator finds the "
+    "cause in the worker's log."
+)
+
+
+class Submitter:
+    """Carries claims to RunPod; each claim ends as one event, which is written in one place."""
+
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        runpod: RunPod,
+        preparer: Preparer,
+        gate: SubmissionGate,
+        updater: JobUpdater,
+        tracker: RunTracker,
+        effects: EffectRunner,
+        template: Template,
+        max_submissions: int,
+        lease_seconds: float,
+        webhook_url: Callable[[str, int], str | None],
+        clock: Clock,
+        sleep: Sleep,
+    ) -> None:
+        self._store = store
+        self._runpod = runpod
+        self._preparer = preparer
+        self._gate = gate
+        self._updater = updater
+        self._tracker = tracker
+        self._effects = effects
+        self._template = template
+        self._max_submissions = max_submissions
+        self._lease_seconds = lease_seconds
+        self._webhook_url = webhook_url
+        self._clock = clock
+        self._sleep = sleep
+
+    async def process(self, claim: Claim) -> None:
+        """Work on the claim until its end is written; an error of one job stays with that job."""
+        job = claim.job
+        event: Event | None = None
+        with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
+            claim.running = True
+            try:
+                event = await self._event(claim)
+                await self._settle(claim, event)
+            except asyncio.CancelledError:
+                # Cancelled by us: the row goes back, and the task ends as if it had finished.
+                await self._write_once(claim, event or self._broken_off(claim))
+
+    async def _event(self, claim: Claim) -> Event:
+        """Work on the claim; return how it ends."""
+        attempt = claim.job.attempt
+        try:
+            return await self._work(claim)
+        except JobFailed as error:
+            log.info("job.rejected", code=error.code, reason=error.message)
+            event: Event = Rejected(attempt=attempt, code=error.code, message=error.message)
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("claim.released", reason=error.message)
+            event = Released(attempt=attempt, retry_seconds=UNSENT_SECONDS)
+        except TransientError as error:
+            log.info("claim.released", reason=error.message)
+            event = Released(
+                attempt=attempt,
+                retry_seconds=error.retry_in or UNSENT_SECONDS,
+                detail=f"Waiting: {error.message}"[:300],
+            )
+        except Exception:  # one odd row must not end the process for all
+            log.exception("job.internal_error")
+            event = Rejected(attempt=attempt, code="internal_error", message=OUR_FAULT)
+        return self._broken_off(claim) if claim.posting else event
+
+    async def _work(self, claim: Claim) -> Event:
+        attempt, made = claim.job.attempt, claim.case.submission_count
+        if claim.released:
+            return Released(attempt=attempt)
+        if made >= self._max_submissions:
+            raise JobFailed(
+                "too_many_submissions",
+                f"The job was submitted {made} times, which is all that is permitted.",
+            )
+        prepared = await self._preparer.prepare(claim.job)
+        try:
+            return await self._submit(claim, prepared)
+        finally:
+            # Once the submission is committed a run may read them; they end with the submission.
+            if not claim.committed:
+                await self._preparer.discard(prepared)
+
+    async def _submit(self, claim: Claim, prepared: Prepared) -> Event:
+        attempt = claim.job.attempt
+        body = self._body(claim, prepared)
+        if not self._gate.allow():
+            return Released(attempt=attempt)
+        claim.posting = True
+        began = self._clock()
+        try:
+            case = await self._store.begin(claim.job, self._new_submission(prepared))
+        except (StoreUnavailable, StoreRefused) as error:
+            self._gate.release_trial()
+            # It may have been committed all the same; but we know that nothing was sent.
+            reason = f"not sent: {error.message}"
+            return Refused(attempt=attempt, reason=reason, retry_seconds=UNSENT_SECONDS)
+        if case is None:
+            claim.posting = False
+            self._gate.release_trial()
+            log.info("claim.lost")
+            return Released(attempt=attempt, retry_seconds=CLAIM_LOST_SECONDS)
+        claim.case, claim.committed = case, True
+        # A machine that slept here may wake when the lease is long over and another has the row.
+        if self._clock() - began > self._lease_seconds / 2:
+            self._gate.release_trial()
+            reason = "the lease was too old to send"
+            return Refused(attempt=attempt, reason=reason, retry_seconds=UNSENT_SECONDS)
+        return await self._post(claim, body)
+
+    def _body(self, claim: Claim, prepared: Prepared) -> dict[str, object]:
+        return build_body(
+            self._template,
+            prepared.plan,
+            job_id=claim.job.id,
+            image_url=prepared.inputs.image_url,
+            audio_url=prepared.inputs.audio_url,
+            webhook=self._webhook_url(claim.job.id, claim.job.attempt),
+        )
+
+    def _new_submission(self, prepared: Prepared) -> NewSubmission:
+        return NewSubmission(
+            max_submissions=self._max_submissions,
+            endpoint_id=self._runpod.endpoint_id,
+            ttl_seconds=prepared.plan.ttl_seconds,
+            template_hash=self._template.sha256,
+            plan=prepared.plan.as_json(),
+            columns=prepared.plan.as_row(),
+            input_objects=prepared.inputs.objects,
+        )
+
+    async def _post(self, claim: Claim, body: dict[str, object]) -> Event:
+        """POST /run once, and say what its answer proves."""
+        job, attempt = claim.job, claim.job.attempt
+        try:
+            update = await self._runpod.submit(body)
+        except RunPodRateLimited as error:
+            self._gate.trip(error.message, wait=error.retry_in)
+            wait = error.retry_in or RATE_LIMITED_SECONDS
+            event: Event = Refused(attempt=attempt, reason=error.message, retry_seconds=wait)
+        except RunPodUnavailable as error:
+            self._gate.trip(error.message)
+            event = Refused(attempt=attempt, reason=error.message)
+        except OperatorFault as error:
+            self._gate.trip(error.message, operator=True)
+            event = Refused(attempt=attempt, reason=error.message)
+        except RunRefused as error:
+            self._gate.record_success()
+            log.info("job.refused", status=error.status, reason=error.message)
+            event = Refused(attempt=attempt, reason=error.message, code="run_refused")
+        except SubmissionUnknown as error:
+            self._gate.trip(error.message)
+            METRICS.submissions.labels("unknown").inc()
+            log.warning("job.submission_unknown", reason=error.message)
+            return OutcomeUnknown(attempt=attempt, reason=error.message)
+        else:
+            self._gate.record_success()
+            METRICS.submissions.labels("accepted").inc()
+            METRICS.claim_to_submit.observe(max(0.0, self._clock() - claim.began))
+            # From here on the run is followed, even if the table is away longer than its result.
+            self._tracker.track((job.id, attempt), self._runpod.endpoint_id, update.run_id)
+            return Accepted(attempt=attempt, run_id=update.run_id)
+        METRICS.submissions.labels("refused").inc()
+        return event
+
+    def _broken_off(self, claim: Claim) -> Event:
+        """How a claim ends whose work broke off: with a POST under way its outcome is unknown."""
+        attempt = claim.job.attempt
+        if not claim.posting:
+            return Released(attempt=attempt)
+        self._gate.release_trial()
+        reason = "the work broke off while POST /run was under way"
+        return OutcomeUnknown(attempt=attempt, reason=reason)
+
+    async def _settle(self, claim: Claim, event: Event) -> None:
+        """Write the end of a claim; what is known of a POST waits for a table that is away."""
+        if not claim.posting:
+            await self._write_once(claim, event)
+            return
+        tries = 0
+        while tries < SETTLE_TRIES or isinstance(event, Accepted):
+            tries += 1
+            try:
+                applied = await self._updater.apply_one(claim.case, event)
+            except StoreUnavailable as error:
+                log.warning("job.outcome_not_written_yet", reason=error.message)
+            else:
+                if applied.reason is None or applied.refused:
+                    await self._after(claim, event, applied)
+                    return
+            await self._sleep(AWAY_SECONDS)
+        # The lease expires, and the submission becomes unknown.
+        log.error("job.outcome_not_written")
+
+    async def _after(self, claim: Claim, event: Event, applied: Applied) -> None:
+        """A run that could not be recorded is unwanted, or unknown."""
+        if not isinstance(event, Accepted):
+            return
+        sub = applied.case.submission(event.attempt)
+        recorded = sub is not None and sub.runpod_job_id == event.run_id
+        if applied.refused:
+            reason = f"the run's id could not be recorded: {applied.reason}"
+            unknown = OutcomeUnknown(attempt=event.attempt, reason=reason)
+            await self._write_once(claim, unknown)
+        elif not recorded:
+            # The submission is gone, or belongs to another run.
+            log.info("job.run_not_wanted", run_id=event.run_id)
+            endpoint_id = self._runpod.endpoint_id
+            await self._effects.cancel_run(event.run_id, endpoint_id, job_id=claim.job.id)
+        else:
+            log.info("job.submitted", run_id=event.run_id)
+
+    async def _write_once(self, claim: Claim, event: Event) -> None:
+        """Write the end of a claim; if that fails, the lease expires."""
+        try:
+            applied = await self._updater.apply_one(claim.case, event)
+        except StoreUnavailable as error:
+            log.warning("claim.release_failed", reason=error.message)
+        else:
+            if applied.reason is not None:
+                log.warning("claim.release_failed", reason=applied.reason)
