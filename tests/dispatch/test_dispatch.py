@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeMedia, FakeRunPod, FakeStore, job_id
-from tests.workflow.templates import SHIPPED
+from tests.workflow import templates
 from worker.dispatch import outcome
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.gate import Gate
@@ -27,7 +27,6 @@ from worker.jobs.job import JobStatus, SubmissionState
 from worker.plan.policy import PlanPolicy
 from worker.ports import ClaimLimits
 from worker.runtime.readiness import Board
-from worker.workflow.validation import load_template
 
 LIMITS = ClaimLimits(
     max_in_flight=20,
@@ -45,7 +44,7 @@ class Office:
         self.board = Board()
         self.now = 1000.0
         self.held: list[tuple[str, int, str, str]] = []
-        template = load_template(SHIPPED)
+        template = templates.load()
         self.gate = Gate(runpod=self.runpod, board=self.board, clock=self.clock)
         preparer = Preparer(
             media=self.media,

@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.workflow.templates import SHIPPED
+from tests.workflow.templates import load
 from worker.jobs.errors import JobFailed, Notice
 from worker.jobs.text import safe_prompt
 from worker.plan.media_facts import AudioFacts, ImageFacts
 from worker.plan.plan import Plan, Wishes, make_plan
 from worker.plan.policy import PlanPolicy
 from worker.plan.warnings import WARNINGS, within_bytes
-from worker.workflow.validation import load_template
 
-TEMPLATE = load_template(SHIPPED)
+TEMPLATE = load()
 PORTRAIT = ImageFacts(width=1440, height=2560, format="JPEG")
 
 

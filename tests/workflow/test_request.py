@@ -9,8 +9,7 @@ import pytest
 
 from tests.workflow.comfy import findings, object_info
 from tests.workflow.templates import (
-    SHIPPED,
-    as_bytes,
+    load,
     shipped,
     with_audio_crop,
     with_constants,
@@ -21,11 +20,11 @@ from worker.plan.media_facts import AudioFacts
 from worker.plan.plan import Plan, Wishes, make_plan
 from worker.plan.policy import PlanPolicy
 from worker.workflow.request import build_body, build_input, output_prefix
-from worker.workflow.validation import Template, load_template
+from worker.workflow.validation import Template
 
 JOB = "7b0c1f9a-3d61-4b57-9f6e-0d8f1c2a3b4c"
 IMAGE, AUDIO = "https://cdn.example/face.png?token=a", "https://cdn.example/speech.mp3"
-TEMPLATE = load_template(SHIPPED)
+TEMPLATE = load()
 
 
 def planned(template: Template = TEMPLATE, *, prepared: bool = False, **wishes: Any) -> Plan:
@@ -96,7 +95,7 @@ def test_the_tier_chooses_model_lora_and_steps(
 )
 def test_what_is_sent_satisfies_the_real_contracts(graph: Any, quality: str, state: str) -> None:
     """Every template, tier and state of the node packs."""
-    template = load_template(as_bytes(graph))
+    template = load(graph)
     for prepared in (False, True):
         sent = graph_of(template, quality=quality, prepared=prepared, width=1920, height=1080)
         assert findings(sent, object_info(state)) == []
@@ -104,14 +103,14 @@ def test_what_is_sent_satisfies_the_real_contracts(graph: Any, quality: str, sta
 
 def test_other_ids_get_the_same_values() -> None:
     """Nodes are found by class."""
-    graph = graph_of(load_template(as_bytes(with_other_ids())), width=1280, height=720)
+    graph = graph_of(load(with_other_ids()), width=1280, height=720)
     assert graph["118"]["inputs"]["num_frames"] == 513
     assert (graph["114"]["inputs"]["width"], graph["114"]["inputs"]["height"]) == (1280, 720)
 
 
 def test_constants_get_the_values_that_nodes_are_linked_to() -> None:
     """The links stay."""
-    graph = graph_of(load_template(as_bytes(with_constants())), width=1280, height=720)
+    graph = graph_of(load(with_constants()), width=1280, height=720)
     values = [graph[key]["inputs"]["value"] for key in ("50", "51", "52")]
     assert values == [1280, 720, 513]
     assert graph["14"]["inputs"]["width"] == ["50", 0]
@@ -122,14 +121,14 @@ def test_a_size_that_stands_in_several_nodes_is_set_in_all_of_them() -> None:
     graph = shipped()
     graph["13"]["inputs"] |= {"width": 480, "height": 832}
     del graph["15"]
-    sent = graph_of(load_template(as_bytes(graph)), width=1280, height=720)
+    sent = graph_of(load(graph), width=1280, height=720)
     for key in ("13", "14"):
         assert (sent[key]["inputs"]["width"], sent[key]["inputs"]["height"]) == (1280, 720)
 
 
 def test_the_end_of_a_crop_follows_the_plan() -> None:
     """In whole seconds, rounded up: 0:18 would have cut speech off."""
-    graph = graph_of(load_template(as_bytes(with_audio_crop())))
+    graph = graph_of(load(with_audio_crop()))
     assert graph["40"]["inputs"]["end_time"] == "0:21"
 
 
@@ -137,7 +136,7 @@ def test_a_folder_before_a_models_name_stays() -> None:
     """Endpoints keep their files where they like."""
     graph = shipped()
     graph["5"]["inputs"]["model"] = "wan/wan2.1-i2v-14b-480p-Q6_K.gguf"
-    sent = graph_of(load_template(as_bytes(graph)), quality="sd")
+    sent = graph_of(load(graph), quality="sd")
     assert sent["5"]["inputs"]["model"] == "wan/wan2.1-i2v-14b-480p-Q4_0.gguf"
 
 
