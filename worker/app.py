@@ -19,7 +19,7 @@ from worker.dispatch.preparation import Preparer
 from worker.dispatch.submission import Submitter
 from worker.jobs.errors import TransientError
 from worker.media.fetch import Fetcher
-from worker.media.inputs import InputDesk
+from worker.media.inputs import InputMedia
 from worker.media.storage import StorageApi
 from worker.policies import claim_limits, input_policy, own_addresses, read_template, run_limits
 from worker.reconcile.reconciler import Reconciler
@@ -64,7 +64,7 @@ class App:
             submit_seconds=SUBMIT_SECONDS,
         )
         key = settings.supabase_service_role_key.get_secret_value()
-        self.desk = InputDesk(
+        self.desk = InputMedia(
             policy=input_policy(settings),
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
             storage=StorageApi(url=settings.supabase_url, key=key, client=http),

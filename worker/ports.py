@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from worker.jobs.change import Change
-from worker.jobs.errors import Notice
 from worker.jobs.health import Health
 from worker.jobs.job import Case, Job
 from worker.jobs.run import RunUpdate
-from worker.plan.media_facts import AudioFacts, ImageFacts
 from worker.plan.plan import Plan
 
 
@@ -110,19 +108,6 @@ class RunPod(Protocol):
     async def cancel(self, run_id: str, *, endpoint_id: str | None = None) -> None: ...
 
     async def health(self, *, endpoint_id: str | None = None) -> Health: ...
-
-
-class OpenedMedia(Protocol):
-    """One job's media, fetched and decoded."""
-
-    @property
-    def audio(self) -> AudioFacts: ...
-
-    @property
-    def image(self) -> ImageFacts: ...
-
-    @property
-    def warnings(self) -> tuple[Notice, ...]: ...
 
 
 class PublishedInputs(Protocol):

@@ -10,7 +10,7 @@ import structlog
 
 from worker.dispatch.dispatcher import Dispatcher
 from worker.jobs.job import Job
-from worker.media.inputs import InputDesk
+from worker.media.inputs import InputMedia
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats, Wakeup, every
 from worker.runtime.metrics import METRICS
@@ -76,7 +76,7 @@ class Schedule:
         settings: Settings,
         *,
         store: SupabaseStore,
-        desk: InputDesk,
+        desk: InputMedia,
         doorbell: RealtimeDoorbell,
         dispatcher: Dispatcher,
         reconciler: Reconciler,

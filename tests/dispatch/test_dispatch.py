@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeMedia, FakeRunPod, FakeStore, job_id
+from tests.plan.policies import GUIDE
 from tests.workflow import templates
 from worker.dispatch import outcome
 from worker.dispatch.dispatcher import Dispatcher
@@ -24,7 +25,6 @@ from worker.jobs.errors import (
     SubmissionUnknown,
 )
 from worker.jobs.job import JobStatus, SubmissionState
-from worker.plan.policy import PlanPolicy
 from worker.ports import ClaimLimits
 from worker.runtime.readiness import Board
 
@@ -49,7 +49,7 @@ class Office:
         preparer = Preparer(
             media=self.media,
             template=template,
-            policy=PlanPolicy(),
+            policy=GUIDE,
             board=self.board,
             retry_seconds=0.0,
             draw_seed=lambda: 7,

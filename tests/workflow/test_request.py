@@ -2,11 +2,13 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from tests.plan.policies import GUIDE
 from tests.workflow.comfy import findings, object_info
 from tests.workflow.templates import (
     load,
@@ -17,8 +19,8 @@ from tests.workflow.templates import (
     with_t5_loader,
 )
 from worker.plan.media_facts import AudioFacts
-from worker.plan.plan import Plan, Wishes, make_plan
-from worker.plan.policy import PlanPolicy
+from worker.plan.options import RequestedOptions
+from worker.plan.plan import Plan, make_plan
 from worker.workflow.request import build_body, build_input, output_prefix
 from worker.workflow.validation import Template
 
@@ -27,21 +29,21 @@ IMAGE, AUDIO = "https://cdn.example/face.png?token=a", "https://cdn.example/spee
 TEMPLATE = load()
 
 
-def planned(template: Template = TEMPLATE, *, prepared: bool = False, **wishes: Any) -> Plan:
+def planned(template: Template = TEMPLATE, *, prepared: bool = False, **options: Any) -> Plan:
     """A plan for 21 s of audio."""
     return make_plan(
-        wishes=Wishes(**wishes),
+        options=RequestedOptions(**options),
         audio=AudioFacts(seconds=Fraction(21), sample_rate=48_000, channels=1, codec="mp3"),
         image=None,
         advance=template.advance,
-        policy=PlanPolicy(prepared=prepared, open_knobs=frozenset({"model", "lora", "crf"})),
+        policy=replace(GUIDE, prepared=prepared, open_knobs=frozenset({"model", "lora", "crf"})),
         seed=lambda: 77,
     )
 
 
-def graph_of(template: Template = TEMPLATE, **wishes: Any) -> dict[str, Any]:
+def graph_of(template: Template = TEMPLATE, **options: Any) -> dict[str, Any]:
     """The graph that is sent."""
-    plan = planned(template, **wishes)
+    plan = planned(template, **options)
     sent = build_input(template, plan, job_id=JOB, image_url=IMAGE, audio_url=AUDIO)
     graph: Any = sent["workflow"]
     return graph

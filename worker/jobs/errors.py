@@ -19,18 +19,6 @@ class CodeInfo:
     advice: str
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that was done, or seen, which the user might not expect; kept in `warnings`."""
-
-    code: str
-    message: str
-
-    def as_json(self) -> dict[str, str]:
-        """The form in which the row keeps it."""
-        return {"code": self.code, "message": self.message}
-
-
 def _info(mend: Mend, retryable: bool, meaning: str, advice: str) -> CodeInfo:
     return CodeInfo(meaning=meaning, mend=mend, retryable=retryable, advice=advice)
 
