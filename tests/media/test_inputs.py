@@ -278,7 +278,7 @@ async def test_another_users_object_is_forbidden_and_a_missing_one_unreachable(
             assert failed.value.code == code
 
 
-async def test_a_storage_in_trouble_is_asked_again_later(stack, http, storage):
+async def test_a_failing_storage_is_asked_again_later(stack, http, storage):
     rule = {"path": "/storage/", "action": "status", "status": 503}
     answer = await http.post(f"{stack.control_url}/rules", json=rule)
     assert answer.status_code in (200, 201)

@@ -90,7 +90,7 @@ def test_overlong_audio_can_be_refused_instead() -> None:
 
 @pytest.mark.parametrize(("limit", "frames"), [(1160, 1089), (1161, 1161), (5000, 1449)])
 def test_the_cap_can_be_raised_along_the_formula(limit: int, frames: int) -> None:
-    """MAX_FRAMES that is no count itself means the count below."""
+    """A MAX_FRAMES that is not aligned means the aligned count below it."""
     assert planned("60", max_frames=limit).frames == frames
 
 

@@ -1,4 +1,4 @@
-"""The plan tells beforehand what will come out, or why nothing can."""
+"""The plan says before the render what the video will be, or why there can be none."""
 
 import json
 import re

@@ -59,7 +59,7 @@ def test_without_a_requested_size_the_image_decides(
      (600, 592), (1000, 992), (1920, 1920), (0, 480), (9999, 1920)],
 )  # fmt: skip
 def test_the_nearest_side_is_a_multiple_of_16_and_a_tie_goes_down(side: int, nearest: int) -> None:
-    """1080 lies in the middle of 1072 and 1088."""
+    """1080 is halfway between 1072 and 1088."""
     assert nearest_side(side) == nearest
 
 
@@ -124,6 +124,6 @@ def test_a_capped_size_renders_and_keeps_the_cap(width: int, height: int, most: 
 
 @given(width=st.none() | st.booleans() | st.integers() | st.floats() | st.text(), height=EVEN)
 def test_any_value_is_a_size_or_a_refusal(width: object, height: int) -> None:
-    """Nothing else comes out."""
+    """Never another error."""
     with suppress(JobFailed):
         assert planned(width, height).width % 16 == 0

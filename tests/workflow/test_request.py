@@ -58,7 +58,7 @@ def test_the_input_has_exactly_the_keys_that_the_handler_reads() -> None:
 
 
 def test_only_the_slots_differ_from_the_template() -> None:
-    """Everything else is sent as the guard saw it."""
+    """Everything else is sent as it was checked."""
     graph, template = graph_of(), shipped()
     changed = {
         (key, name)

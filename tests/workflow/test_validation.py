@@ -33,7 +33,7 @@ GUIDE_NODES = {
 
 
 def problems_of(graph: Any, **options: Any) -> list[str]:
-    """What the guard says against a graph."""
+    """The problems of a graph that is refused."""
     with pytest.raises(WorkflowInvalid) as refusal:
         load(graph, **options)
     return refusal.value.problems
@@ -151,7 +151,7 @@ def test_a_listed_deviation_passes_and_is_noted(entry: str) -> None:
     ("node", "name", "value"),
     [("13", "frame_window_size", 117), ("18", "fps", 24), ("23", "frame_rate", 24)],
 )
-def test_what_the_frame_plan_rests_on_cannot_deviate(node: str, name: str, value: int) -> None:
+def test_what_the_frame_plan_depends_on_cannot_deviate(node: str, name: str, value: int) -> None:
     """Whatever the setting lists."""
     graph = shipped()
     graph[node]["inputs"][name] = value
@@ -187,7 +187,7 @@ def test_a_wrapped_graph_is_unwrapped(wrap: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["LoadImage", "LoadAudio", "VHS_VideoCombine"])
 def test_the_nodes_that_the_handler_fills_stand_there_exactly_once(kind: str) -> None:
-    """It takes the first, whatever is meant."""
+    """It takes the first."""
     graph = shipped()
     key = next(key for key, node in graph.items() if node["class_type"] == kind)
     graph["90"] = graph[key]
@@ -368,7 +368,7 @@ def test_any_change_of_one_input_passes_or_is_refused_in_one_way(key: str, data:
 
 @given(key=IDS, node=JSON)
 def test_any_node_in_the_place_of_another_is_judged(key: str, node: Any) -> None:
-    """Also what is no node at all."""
+    """Also something that is not a node."""
     with pytest.raises(WorkflowInvalid):
         load(json.dumps(shipped() | {key: node}))
 

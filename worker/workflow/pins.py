@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from worker.plan.tiers import CRF_RANGE
+from worker.plan.frames import FIRST_WINDOW, FRAME_RATE
+from worker.plan.tiers import CRF_RANGE, LORAS, MODELS
 from worker.workflow.contracts import is_number, is_whole
 from worker.workflow.graph import Graph, Node, literal, shown
 
@@ -18,9 +19,12 @@ EMBEDS = "MultiTalkWav2VecEmbeds"
 VIDEO = "VHS_VideoCombine"
 BLOCK_SWAP = "WanVideoBlockSwap"
 
-MODEL_NAME = re.compile(r"(?:.*[/\\])?wan2\.1-i2v-14b-480p-(Q4_0|Q5_0|Q6_K)\.gguf", re.IGNORECASE)
+MODEL_NAME = re.compile(
+    rf"(?:.*[/\\])?wan2\.1-i2v-14b-480p-({'|'.join(MODELS)})\.gguf", re.IGNORECASE
+)
 LORA_NAME = re.compile(
-    r"(?:.*[/\\])?lightx2v_I2V_14B_480p_cfg_step_distill_(rank64|rank256)_bf16\.safetensors",
+    r"(?:.*[/\\])?lightx2v_I2V_14B_480p_cfg_step_distill_"
+    rf"({'|'.join(LORAS)})_bf16\.safetensors",
     re.IGNORECASE,
 )
 _BLOCKS = 40
@@ -96,7 +100,7 @@ PINS: tuple[Pin, ...] = (
         _ends("Wan2_1-InfiniteTalk_Single_Q8.gguf"),
         _GUIDE,
     ),
-    _pin(I2V, "frame_window_size", 81, _LENGTH, firm=True),
+    _pin(I2V, "frame_window_size", FIRST_WINDOW, _LENGTH, firm=True),
     _pin(I2V, "motion_frame", 25, _GUIDE),
     _pin(I2V, "colormatch", "mkl", _GUIDE),
     _pin(I2V, "mode", "infinitetalk", _GUIDE),
@@ -105,11 +109,11 @@ PINS: tuple[Pin, ...] = (
     _pin(SAMPLER, "add_noise_to_samples", True, _GUIDE),
     _pin(SAMPLER, "cfg", 1.0, _GUIDE),
     _pin(SAMPLER, "shift", 11.0, _GUIDE),
-    _pin(EMBEDS, "fps", 25, _LENGTH, firm=True),
+    _pin(EMBEDS, "fps", FRAME_RATE, _LENGTH, firm=True),
     _pin(EMBEDS, "normalize_loudness", True, _GUIDE),
     _pin(BLOCK_SWAP, "blocks_to_swap", 20, _GUIDE),
     _pin(BLOCK_SWAP, "prefetch_blocks", 1, _GUIDE),
-    _pin(VIDEO, "frame_rate", 25, _LENGTH, firm=True),
+    _pin(VIDEO, "frame_rate", FRAME_RATE, _LENGTH, firm=True),
     _pin(VIDEO, "format", "video/h264-mp4", _GUIDE),
     _pin(VIDEO, "pix_fmt", "yuv420p", _GUIDE),
     _pin(VIDEO, "trim_to_audio", True, "the frames of the padded tail would stay in the video"),

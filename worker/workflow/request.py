@@ -10,12 +10,13 @@ from math import ceil
 from typing import Any
 
 from worker.plan.plan import Plan, rounded
+from worker.plan.tiers import LORAS, MODELS
 from worker.workflow.pins import EMBEDS, VIDEO
 from worker.workflow.validation import Template
 
 _TIER_TOKEN = {
-    "model": re.compile(r"Q4_0|Q5_0|Q6_K", re.IGNORECASE),
-    "lora": re.compile(r"rank64|rank256", re.IGNORECASE),
+    "model": re.compile("|".join(MODELS), re.IGNORECASE),
+    "lora": re.compile("|".join(LORAS), re.IGNORECASE),
 }
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 _SHORTEST_TTL = 10

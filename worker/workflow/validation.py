@@ -29,6 +29,7 @@ from worker.workflow.pins import (
     MODEL,
     SAMPLER,
     VIDEO,
+    BrokenPin,
     Deviations,
     block_swap_problems,
     broken_pins,
@@ -97,20 +98,13 @@ def load_template(
         )
     if advance is None or problems:
         raise WorkflowInvalid(list(dict.fromkeys(problems)))
-    used = {pin.permitted_by for pin in broken if pin.permitted_by is not None}
     return Template(
         graph=raw,
         sha256=_digest(raw),
         advance=advance,
         nodes={kind: node.id for kind, node in main.items()},
         slots=slots,
-        notes=(
-            *(f"Deviation permitted: {pin.text}." for pin in broken),
-            *_idle_notes(graph, main),
-            *_advance_notes(advance),
-            *_scaling_notes(graph),
-            *_deviation_notes(graph, allowed, used),
-        ),
+        notes=tuple(_notes(graph, main, advance, broken, allowed)),
     )
 
 
@@ -173,13 +167,19 @@ def _advance(graph: Graph, node: Node) -> int | None:
     return FIRST_WINDOW - overlap if is_whole(overlap) and 1 <= overlap < FIRST_WINDOW else None
 
 
-def _idle_notes(graph: Graph, main: Mapping[str, Node]) -> Iterator[str]:
+def _notes(
+    graph: Graph,
+    main: Mapping[str, Node],
+    advance: int,
+    broken: Collection[BrokenPin],
+    allowed: Deviations,
+) -> Iterator[str]:
+    """Yield what an operator should know about a template that passed; `broken` is permitted."""
+    for pin in broken:
+        yield f"Deviation permitted: {pin.text}."
     idle = sorted(graph.keys() - upstream(graph, main[VIDEO].id))
     if idle:
         yield f"ComfyUI will ignore nodes that the video does not need: {', '.join(idle)}."
-
-
-def _advance_notes(advance: int) -> Iterator[str]:
     if advance != GUIDE_ADVANCE:
         yield (
             f"The template's windows advance by {advance} frames, the guide's list of frame counts "
@@ -187,19 +187,12 @@ def _advance_notes(advance: int) -> Iterator[str]:
             f"the guide counts and pads the last one; FRAME_ALIGNMENT=template avoids that. "
             f"See docs/guide.md."
         )
-
-
-def _scaling_notes(graph: Graph) -> Iterator[str]:
     if not any(node.kind in RESIZERS for node in graph.values()):
         yield "No node scales the image; it must be prepared to the render size (MEDIA_BUCKET)."
-
-
-def _deviation_notes(graph: Graph, allowed: Deviations, used: Collection[str]) -> Iterator[str]:
-    sound = {entry for entry in allowed.listed if entry.endswith(".audio")}
-    classes = {f"class:{node.kind}" for node in graph.values()}
-    unused = allowed.listed - sound - classes - set(used)
+    used = {pin.permitted_by for pin in broken} | {f"class:{node.kind}" for node in graph.values()}
+    unused = sorted(entry for entry in allowed.listed - used if not entry.endswith(".audio"))
     if unused:
-        yield f"Permitted deviations that the template does not need: {', '.join(sorted(unused))}."
+        yield f"Permitted deviations that the template does not need: {', '.join(unused)}."
 
 
 def _digest(raw: Mapping[str, object]) -> str:
