@@ -177,7 +177,8 @@ class InputMedia:
         """Return URLs of the originals, or of prepared inputs, that are valid beyond the run's ttl.
 
         `ttl_seconds` counts from now. Raise JobFailed if the GPU worker could not read an
-        original, and StoreUnavailable if Storage is away; then nothing stays uploaded.
+        original, and StoreUnavailable if Storage is away. What was uploaded before an error is
+        deleted.
         """
         lifetime = ttl_seconds + _SIGNED_LONGER_SECONDS
         if self._prepared is None:
