@@ -26,9 +26,17 @@ from tests.data.media.sounds import sound
 from worker.jobs.errors import JobFailed
 from worker.media.fetch import Fetcher
 from worker.media.images import probe_image_file, render_image
-from worker.media.inputs import InputDesk, InputPolicy
+from worker.media.inputs import InputMedia, InputPolicy
 
 MIB = 1024 * 1024
+POLICY = InputPolicy(
+    max_image_bytes=10 * MIB,
+    max_audio_bytes=51 * MIB,
+    max_image_pixels=50_000_000,
+    input_buckets=frozenset(),
+    media_bucket=None,
+    image_fit="cover",
+)
 PLANS = 20
 COLUMNS = {"cpu": 2, "growth": 0, "peak": 0}
 Measured = dict[str, Any]
@@ -51,8 +59,8 @@ def peak_rss() -> float:
 
 async def plans(port: int, count: int) -> Measured:
     """Open `count` jobs at once while a heartbeat looks for delays."""
-    desk = InputDesk(
-        policy=InputPolicy(max_audio_bytes=51 * MIB),
+    inputs = InputMedia(
+        policy=POLICY,
         fetcher=Fetcher(allow_private_hosts=[f"127.0.0.1:{port}"]),
     )
 
@@ -61,7 +69,7 @@ async def plans(port: int, count: int) -> Measured:
     async def one(image: str, audio: str) -> None:
         base = f"http://127.0.0.1:{port}/"
         try:
-            async with desk.open(image_url=base + image, audio_url=base + audio, user_id=None):
+            async with inputs.open(image_url=base + image, audio_url=base + audio, user_id=None):
                 pass
         except JobFailed as failed:
             refusals.append(failed.code)
@@ -82,7 +90,7 @@ async def plans(port: int, count: int) -> Measured:
         group.create_task(heartbeat())
         await asyncio.gather(*(one("image", "audio") for _ in range(count)))
         done.set()
-    desk.close()
+    inputs.close()
     return {
         "cpu": time.process_time() - cpu,
         "growth": peak_rss() - before,
@@ -167,10 +175,10 @@ def _measure(port: int, count: int, answer: Connection) -> None:
 
 
 def _render(file: Path, answer: Connection) -> None:
-    probe_image_file(file)
+    probe_image_file(file, max_pixels=POLICY.max_image_pixels)
     started, before = time.process_time(), rss()
     with file.open("rb") as opened:
-        render_image(opened, size=(720, 1280), fit="blur")
+        render_image(opened, size=(720, 1280), fit="blur", max_pixels=POLICY.max_image_pixels)
     cpu = time.process_time() - started
     answer.send({"cpu": cpu, "growth": peak_rss() - before, "peak": peak_rss()})
 

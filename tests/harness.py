@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.fakes import FakeMedia, FakeRunPod, FakeStore, job_id
-from tests.workflow.templates import SHIPPED
+from tests.plan.policies import GUIDE
+from tests.workflow import templates
 from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.gate import SubmissionGate
 from worker.dispatch.preparer import Preparer
@@ -16,7 +17,6 @@ from worker.jobs.events import Accepted, Event
 from worker.jobs.job import Job
 from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.run import RunState, RunUpdate
-from worker.plan.policy import PlanPolicy
 from worker.ports import ClaimLimits, NewSubmission
 from worker.reconcile.effects import EffectRunner
 from worker.reconcile.not_accepted import NotAcceptedDetector
@@ -25,7 +25,6 @@ from worker.reconcile.reconciler import Reconciler
 from worker.reconcile.tracker import RunTracker
 from worker.reconcile.updater import Applied, JobUpdater
 from worker.runtime.readiness import Readiness
-from worker.workflow.validation import load_template
 
 POLICY = LifecyclePolicy(
     max_submissions=3, queue_deadline=3600.0, poll=30.0, slow_poll=300.0, soon=5.0, patience=60.0,
@@ -96,11 +95,11 @@ class Harness:
         self.gate = SubmissionGate(
             runpod=self.runpod, readiness=self.readiness, clock=self.clock, jitter=lambda: 0.5
         )
-        template = load_template(SHIPPED)
+        template = templates.load()
         preparer = Preparer(
             media=self.media,
             template=template,
-            policy=PlanPolicy(),
+            policy=GUIDE,
             readiness=self.readiness,
             own_addresses=("storage://",),
             jitter=lambda: 0.5,

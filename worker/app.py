@@ -21,7 +21,7 @@ from worker.dispatch.submitter import Submitter
 from worker.jobs.errors import TransientError
 from worker.jobs.job import Job
 from worker.media.fetch import Fetcher
-from worker.media.inputs import InputDesk
+from worker.media.inputs import InputMedia
 from worker.media.storage import StorageApi
 from worker.policies import (
     claim_limits,
@@ -84,7 +84,7 @@ class App:
         self._environment = environment
         self._secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         key = settings.supabase_service_role_key.get_secret_value()
-        self.media = InputDesk(
+        self.media = InputMedia(
             policy=input_policy(settings),
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
             storage=StorageApi(url=settings.supabase_url, key=key, client=http),

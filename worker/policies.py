@@ -9,7 +9,7 @@ from worker.jobs.errors import WorkflowInvalid
 from worker.jobs.retry import LifecyclePolicy
 from worker.media.inputs import InputPolicy
 from worker.ports import ClaimLimits
-from worker.runtime.data_files import workflow_file
+from worker.runtime.data_files import node_contracts, workflow_file
 from worker.settings import Settings
 from worker.workflow.validation import Template, load_template
 
@@ -27,7 +27,8 @@ def read_template(
         data = path.read_bytes()
     except OSError as error:
         raise WorkflowInvalid([f"{path} cannot be read: {error.strerror}."]) from error
-    return load_template(data, deviations=[*settings.workflow_deviations, *allow])
+    deviations = [*settings.workflow_deviations, *allow]
+    return load_template(data, node_contracts(), deviations=deviations)
 
 
 def input_policy(settings: Settings) -> InputPolicy:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from worker.dispatch.dispatcher import Dispatcher
 from worker.jobs.job import Job
-from worker.media.inputs import InputDesk
+from worker.media.inputs import InputMedia
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats, Wakeup, every
 from worker.runtime.metrics import METRICS
@@ -73,7 +73,7 @@ class Schedule:
         settings: Settings,
         *,
         store: SupabaseStore,
-        media: InputDesk,
+        media: InputMedia,
         listener: RealtimeDoorbell,
         dispatcher: Dispatcher,
         reconciler: Reconciler,

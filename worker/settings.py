@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from decimal import Decimal
+from fractions import Fraction
 from math import ceil
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -269,13 +270,13 @@ class Settings(BaseSettings):
     def plan_policy(self) -> PlanPolicy:
         """The part of the settings that shapes plans."""
         return PlanPolicy(
-            max_audio_seconds=self.max_audio_seconds,
+            max_audio_seconds=Fraction(self.max_audio_seconds),
             max_frames=self.max_frames,
             overlong_audio=self.overlong_audio,
             frame_alignment=self.frame_alignment,
             size_policy=self.size_policy,
             max_pixels=self.max_pixels,
-            seconds_per_window=self.seconds_per_window,
+            seconds_per_window=Fraction(str(self.seconds_per_window)),
             gpu_price_per_second=self.gpu_price_per_second,
             queue_deadline_seconds=ceil(self.queue_deadline_seconds),
             audio_fit=self.audio_fit,

@@ -11,7 +11,6 @@ from worker.jobs.errors import (
     CODES,
     InputUnavailable,
     JobFailed,
-    Notice,
     RunPodRateLimited,
     RunPodUnavailable,
     SettingsInvalid,
@@ -20,7 +19,6 @@ from worker.jobs.errors import (
     WorkerError,
     WorkflowInvalid,
 )
-from worker.plan.media_facts import MEDIA_WARNINGS
 from worker.plan.warnings import WARNINGS
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +78,7 @@ def test_every_code_is_documented_as_the_code_has_it(code: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("code", "meaning"), sorted({**WARNINGS, **MEDIA_WARNINGS}.items()))
+@pytest.mark.parametrize(("code", "meaning"), sorted(WARNINGS.items()))
 def test_every_warning_is_documented_as_the_code_has_it(code: str, meaning: str) -> None:
     """docs/inputs.md has one row for each."""
     assert f"| `{code}` | {meaning} |" in DOCUMENT.splitlines()
@@ -89,14 +87,14 @@ def test_every_warning_is_documented_as_the_code_has_it(code: str, meaning: str)
 def test_the_documents_name_no_code_that_does_not_exist() -> None:
     """A row of docs/inputs.md that begins with a code names a code or a warning."""
     named = set(re.findall(r"^\| `([a-z]+(?:_[a-z]+)+)` \|", DOCUMENT, re.MULTILINE))
-    assert named <= {*CODES, *WARNINGS, *MEDIA_WARNINGS}
+    assert named <= {*CODES, *WARNINGS}
 
 
 def test_every_code_in_the_source_exists() -> None:
-    """No JobFailed is raised, and no Notice made, with a code that nobody can look up."""
+    """No JobFailed is raised, and no PlanWarning made, with a code that nobody can look up."""
     known: dict[str, Mapping[str, object]] = {
         "JobFailed": CODES,
-        "Notice": {**WARNINGS, **MEDIA_WARNINGS},
+        "PlanWarning": WARNINGS,
     }
     for file in (ROOT / "worker").rglob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
@@ -142,8 +140,3 @@ def test_all_problems_are_told_at_once(kind: type[WorkflowInvalid]) -> None:
     assert isinstance(error, WorkerError)
     assert error.problems == ["one", "two"]
     assert error.message == "one\ntwo"
-
-
-def test_a_notice_is_kept_as_code_and_message() -> None:
-    """That is what the row's `warnings` hold."""
-    assert Notice("a", "b").as_json() == {"code": "a", "message": "b"}

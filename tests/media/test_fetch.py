@@ -1,4 +1,4 @@
-"""Fetching an input: the tricks by which an address could reach the inside, and the limits."""
+"""Fetching an input: how an address could reach the private network, and the limits."""
 
 import asyncio
 import gzip
@@ -201,7 +201,7 @@ async def test_a_certificate_for_another_name_is_refused(outside, authority):
 async def test_a_name_that_changes_its_address_between_check_and_redirect_is_caught(
     outside, authority
 ):
-    """DNS rebinding: the second lookup of the same name answers with the inside."""
+    """DNS rebinding: the second lookup of the same name answers with a private address."""
     tls = authority.server_context("media.example")
     async with host({"/a": redirect("/b")}, address=outside, tls=tls) as site:
         answers = [[outside], ["127.0.0.1"]]
@@ -227,7 +227,7 @@ async def test_a_name_that_changes_its_address_between_check_and_redirect_is_cau
         "http://media.example/downgrade",
     ],
 )
-async def test_a_redirect_to_the_inside_is_refused_without_a_connection(
+async def test_a_redirect_to_the_private_network_is_refused_without_a_connection(
     location, outside, authority
 ):
     async with host({"/secret": reply(b"secret")}) as inside:
@@ -289,7 +289,7 @@ async def test_a_refusing_host_ends_the_job(status):
 
 
 @pytest.mark.parametrize("status", ["500 Oops", "502 Bad", "503 Busy", "429 Slow", "408 Late"])
-async def test_a_host_in_trouble_is_asked_again_later(status):
+async def test_a_failing_host_is_asked_again_later(status):
     answer = reply(status=status, headers={"Retry-After": "7"})
     async with host({"/a": answer}) as site:
         with pytest.raises(InputUnavailable) as failed:
@@ -331,7 +331,7 @@ async def endless_head(head: str, writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize("answer", [silent, breaking_off, nonsense, endless_head])
-async def test_a_host_that_stops_or_babbles_is_asked_again_later(answer):
+async def test_a_host_that_stops_or_sends_garbage_is_asked_again_later(answer):
     async with host({"/a": answer}) as site:
         with pytest.raises(InputUnavailable) as failed:
             await fetch(f"http://127.0.0.1:{site.port}/a", local(site.port))
@@ -420,7 +420,7 @@ async def test_a_stated_length_beyond_the_limit_is_enough():
     ("pack", "name"),
     [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (gzip.compress, "x-gzip")],
 )
-async def test_a_packed_answer_is_unpacked_and_measured_unpacked(pack, name):
+async def test_a_compressed_answer_is_decompressed_and_measured_then(pack, name):
     body = {"/a": reply(pack(b"sound" * 1000), headers={"Content-Encoding": name})}
     body["/bomb"] = reply(pack(bytes(LIMIT * 20)), headers={"Content-Encoding": name})
     async with host(body) as site:
@@ -429,7 +429,7 @@ async def test_a_packed_answer_is_unpacked_and_measured_unpacked(pack, name):
         assert (await refusal(f"{url}/bomb", local(site.port))).code == "audio_too_large"
 
 
-async def test_a_packed_bomb_never_lies_unpacked_in_memory():
+async def test_a_decompression_bomb_is_never_in_memory():
     bomb = gzip.compress(bytes(LIMIT * 40))
     async with host({"/bomb": reply(bomb, headers={"Content-Encoding": "gzip"})}) as site:
         fetcher = local(site.port)
@@ -444,7 +444,7 @@ async def test_a_packed_bomb_never_lies_unpacked_in_memory():
 @pytest.mark.parametrize(
     ("name", "body"), [("br", b"x"), ("gzip", b"no gzip"), ("gzip, gzip", b"")]
 )
-async def test_other_packings_are_refused(name, body):
+async def test_other_encodings_are_refused(name, body):
     async with host({"/a": reply(body, headers={"Content-Encoding": name})}) as site:
         failed = await refusal(f"http://127.0.0.1:{site.port}/a", local(site.port))
         assert failed.code == "audio_unreadable"

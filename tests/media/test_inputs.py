@@ -1,10 +1,10 @@
-"""The desk: both inputs in, addresses out, with a real Storage and a real web host."""
+"""Inputs are fetched, decoded and published, with a real Storage and a real web host."""
 
 import asyncio
 import io
 import uuid
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
@@ -20,11 +20,19 @@ from tests.data.media.sounds import film, sound
 from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable
 from worker.media.audio import probe_audio
 from worker.media.fetch import Fetcher, FetchLimits
-from worker.media.inputs import InputDesk, InputPolicy
+from worker.media.inputs import InputMedia, InputPolicy
 from worker.media.storage import StorageApi
 
 USER = "0b0a7a9e-1111-4222-8333-abcdefabcdef"
 JOB = uuid.UUID(int=7)
+POLICY = InputPolicy(
+    max_image_bytes=10_000_000,
+    max_audio_bytes=50_000_000,
+    max_image_pixels=50_000_000,
+    input_buckets=frozenset(),
+    media_bucket=None,
+    image_fit="cover",
+)
 MP3 = {"codec": "libmp3lame", "container": "mp3"}
 
 
@@ -48,11 +56,11 @@ SPEECH = sound(4, **MP3)  # type: ignore[arg-type] # a dict of two texts
 
 
 @asynccontextmanager
-async def desk_at(files, *, storage=None, **policy):
-    """A desk that may fetch from one local host with these files, and that host's address."""
+async def media_at(files, *, storage=None, **policy):
+    """InputMedia that may fetch from one local host with these files, and that host's URL."""
     async with host({path: reply(data) for path, data in files.items()}) as site:
-        desk = InputDesk(
-            policy=InputPolicy(**policy),
+        media = InputMedia(
+            policy=replace(POLICY, **policy),
             fetcher=Fetcher(
                 allow_private_hosts=[f"127.0.0.1:{site.port}"],
                 limits=FetchLimits(total_seconds=10, idle_seconds=1),
@@ -60,9 +68,9 @@ async def desk_at(files, *, storage=None, **policy):
             storage=storage,
         )
         try:
-            yield desk, f"http://127.0.0.1:{site.port}"
+            yield media, f"http://127.0.0.1:{site.port}"
         finally:
-            desk.close()
+            media.close()
 
 
 GOOD = {"/p.jpg": jpeg(), "/s.mp3": SPEECH}
@@ -70,19 +78,18 @@ GOOD = {"/p.jpg": jpeg(), "/s.mp3": SPEECH}
 
 async def test_both_are_fetched_and_decoded_and_originals_pass_through():
     async with (
-        desk_at(GOOD) as (desk, base),
-        desk.open(
+        media_at(GOOD) as (media, base),
+        media.open(
             image_url=f"{base}/p.jpg?token=1", audio_url=f" {base}/s.mp3 ", user_id=USER
-        ) as media,
+        ) as opened,
     ):
-        assert media.audio.seconds == 4
-        assert (media.image.width, media.image.height) == (600, 800)
-        assert media.warnings == ()
-        published = await desk.publish(media, Asked(), job_id=JOB, attempt=1, ttl_seconds=60)
+        assert opened.audio.seconds == 4
+        assert (opened.image.width, opened.image.height) == (600, 800)
+        published = await media.publish(opened, Asked(), job_id=JOB, attempt=1, ttl_seconds=60)
         assert published.image_url == f"{base}/p.jpg?token=1"
         assert published.audio_url == f"{base}/s.mp3"
         assert published.objects == ()
-        await desk.discard(published.objects)
+        await media.discard(published.objects)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +113,9 @@ async def test_each_fault_has_its_code(image, audio, code):
         "/big.jpg": bytes(300_000),
         "/big.mp3": bytes(600_000),
     }
-    async with desk_at(files, max_image_bytes=300_000, max_audio_bytes=600_000) as (desk, base):
+    async with media_at(files, max_image_bytes=300_000, max_audio_bytes=600_000) as (media, base):
         with pytest.raises(JobFailed) as failed:
-            async with desk.open(
+            async with media.open(
                 image_url=image and base + image,
                 audio_url=base + audio if audio else audio,
                 user_id=None,
@@ -123,21 +130,21 @@ async def test_a_fault_that_ends_the_job_stops_the_other_download():
         await asyncio.sleep(30)
 
     async with host({"/s.mp3": never}) as slow:
-        desk = InputDesk(
-            policy=InputPolicy(),
+        media = InputMedia(
+            policy=POLICY,
             fetcher=Fetcher(allow_private_hosts=[f"127.0.0.1:{slow.port}"]),
         )
         base = f"http://127.0.0.1:{slow.port}"
-        opened = desk.open(image_url=f"{base}/p.jpg", audio_url=f"{base}/s.mp3", user_id=None)
+        opening = media.open(image_url=f"{base}/p.jpg", audio_url=f"{base}/s.mp3", user_id=None)
         with pytest.raises(JobFailed, match="404"):
-            await asyncio.wait_for(opened.__aenter__(), 5)
-        desk.close()
+            await asyncio.wait_for(opening.__aenter__(), 5)
+        media.close()
 
 
 async def test_a_private_address_is_forbidden():
-    async with desk_at(GOOD) as (desk, base):
+    async with media_at(GOOD) as (media, base):
         with pytest.raises(JobFailed) as failed:
-            async with desk.open(
+            async with media.open(
                 image_url=f"{base}/p.jpg", audio_url="https://127.0.0.1/s.mp3", user_id=None
             ):
                 pass
@@ -145,9 +152,9 @@ async def test_a_private_address_is_forbidden():
 
 
 async def test_storage_is_closed_without_open_buckets():
-    async with desk_at(GOOD) as (desk, base):
+    async with media_at(GOOD) as (media, base):
         with pytest.raises(JobFailed, match="INPUT_BUCKETS") as failed:
-            async with desk.open(
+            async with media.open(
                 image_url=f"{base}/p.jpg", audio_url=f"storage://inputs/{USER}/s", user_id=USER
             ):
                 pass
@@ -159,30 +166,30 @@ async def test_originals_that_the_gpu_worker_cannot_read_are_refused_before_it_s
     middle = len(damaged) // 2
     damaged[middle : middle + 300] = b"\xff" * 300
     files = GOOD | {"/p.heic": jpeg(kind="HEIF"), "/damaged.m4a": bytes(damaged)}
-    async with desk_at(files) as (desk, base):
+    async with media_at(files) as (media, base):
         for image, audio, code in [
             ("/p.heic", "/s.mp3", "image_unreadable"),
             ("/p.jpg", "/damaged.m4a", "audio_unreadable"),
         ]:
-            async with desk.open(
+            async with media.open(
                 image_url=base + image, audio_url=base + audio, user_id=None
-            ) as media:
+            ) as opened:
                 with pytest.raises(JobFailed, match="MEDIA_BUCKET") as failed:
-                    await desk.publish(media, Asked(), job_id=JOB, attempt=1, ttl_seconds=60)
+                    await media.publish(opened, Asked(), job_id=JOB, attempt=1, ttl_seconds=60)
                 assert failed.value.code == code
 
 
 async def test_no_more_jobs_than_set_have_their_media_on_disk():
-    async with desk_at(GOOD, max_open=2) as (desk, base):
+    async with media_at(GOOD, max_open=2) as (media, base):
         urls = {"image_url": f"{base}/p.jpg", "audio_url": f"{base}/s.mp3", "user_id": None}
-        first, second = desk.open(**urls), desk.open(**urls)
+        first, second = media.open(**urls), media.open(**urls)
         await first.__aenter__()
         await second.__aenter__()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(desk.open(**urls).__aenter__(), 0.2)
+            await asyncio.wait_for(media.open(**urls).__aenter__(), 0.2)
         await first.__aexit__(None, None, None)
-        async with desk.open(**urls) as media:
-            assert media.audio.seconds == 4
+        async with media.open(**urls) as opened:
+            assert opened.audio.seconds == 4
         await second.__aexit__(None, None, None)
 
 
@@ -234,15 +241,15 @@ async def test_private_objects_are_read_with_the_key_and_published_as_signed_add
     await put(stack, http, f"{USER}/my photo.jpg", jpeg())
     await put(stack, http, f"{USER}/s.mp3", SPEECH)
     async with (
-        desk_at({}, storage=storage, input_buckets=frozenset({"inputs"})) as (desk, _),
-        desk.open(
+        media_at({}, storage=storage, input_buckets=frozenset({"inputs"})) as (media, _),
+        media.open(
             image_url=f"storage://inputs/{USER}/my photo.jpg",
             audio_url=f"storage://inputs/{USER}/s.mp3",
             user_id=USER,
-        ) as media,
+        ) as opened,
     ):
-        assert media.audio.seconds == 4
-        published = await desk.publish(media, Asked(), job_id=JOB, attempt=1, ttl_seconds=3600)
+        assert opened.audio.seconds == 4
+        published = await media.publish(opened, Asked(), job_id=JOB, attempt=1, ttl_seconds=3600)
         assert published.objects == ()
         for url in (published.image_url, published.audio_url):
             answer = await http.get(url)
@@ -255,36 +262,42 @@ async def test_another_users_object_is_forbidden_and_a_missing_one_unreachable(
     stack, http, storage
 ):
     await put(stack, http, f"{uuid.UUID(int=1)}/s.mp3", SPEECH)
-    async with desk_at(GOOD, storage=storage, input_buckets=frozenset({"inputs"})) as (desk, base):
+    async with media_at(GOOD, storage=storage, input_buckets=frozenset({"inputs"})) as (
+        media,
+        base,
+    ):
         for path, code in [
             (f"{uuid.UUID(int=1)}/s.mp3", "input_forbidden"),
             (f"{USER}/none.mp3", "audio_unreachable"),
         ]:
             with pytest.raises(JobFailed) as failed:
-                async with desk.open(
+                async with media.open(
                     image_url=f"{base}/p.jpg", audio_url=f"storage://inputs/{path}", user_id=USER
                 ):
                     pass
             assert failed.value.code == code
 
 
-async def test_a_storage_in_trouble_is_asked_again_later(stack, http, storage):
+async def test_a_failing_storage_is_asked_again_later(stack, http, storage):
     rule = {"path": "/storage/", "action": "status", "status": 503}
     answer = await http.post(f"{stack.control_url}/rules", json=rule)
     assert answer.status_code in (200, 201)
-    async with desk_at(GOOD, storage=storage, input_buckets=frozenset({"inputs"})) as (desk, base):
+    async with media_at(GOOD, storage=storage, input_buckets=frozenset({"inputs"})) as (
+        media,
+        base,
+    ):
         with pytest.raises(InputUnavailable) as failed:
-            async with desk.open(
+            async with media.open(
                 image_url=f"{base}/p.jpg", audio_url=f"storage://inputs/{USER}/s", user_id=USER
             ):
                 pass
         assert failed.value.code == "audio_unreachable"
 
 
-async def prepare(desk, base, *, frames=81, attempt=1, audio="/s.mp3", image="/p.jpg"):
-    async with desk.open(image_url=base + image, audio_url=base + audio, user_id=None) as media:
-        return await desk.publish(
-            media, Asked(frames=frames), job_id=JOB, attempt=attempt, ttl_seconds=3600
+async def prepare(media, base, *, frames=81, attempt=1, audio="/s.mp3", image="/p.jpg"):
+    async with media.open(image_url=base + image, audio_url=base + audio, user_id=None) as opened:
+        return await media.publish(
+            opened, Asked(frames=frames), job_id=JOB, attempt=attempt, ttl_seconds=3600
         )
 
 
@@ -293,8 +306,8 @@ async def test_prepared_inputs_have_exactly_the_size_and_length_of_the_video(
     frames, stack, http, storage
 ):
     files = GOOD | {"/p.heic": jpeg(kind="HEIF")}
-    async with desk_at(files, storage=storage, media_bucket="inputs") as (desk, base):
-        published = await prepare(desk, base, frames=frames, image="/p.heic")
+    async with media_at(files, storage=storage, media_bucket="inputs") as (media, base):
+        published = await prepare(media, base, frames=frames, image="/p.heic")
         assert published.objects == (
             f"inputs/inputs/{JOB}/1/image.jpg",
             f"inputs/inputs/{JOB}/1/audio.flac",
@@ -310,13 +323,13 @@ async def test_prepared_inputs_have_exactly_the_size_and_length_of_the_video(
 async def test_discarded_inputs_are_gone_and_others_stay(stack, http, storage):
     user = str(uuid.uuid4())
     await put(stack, http, f"{user}/keep.mp3", SPEECH)
-    async with desk_at(GOOD, storage=storage, media_bucket="inputs") as (desk, base):
-        first = await prepare(desk, base, attempt=1)
-        second = await prepare(desk, base, attempt=2)
-        await desk.discard([*first.objects, f"inputs/{user}/keep.mp3", "other/inputs/x"])
+    async with media_at(GOOD, storage=storage, media_bucket="inputs") as (media, base):
+        first = await prepare(media, base, attempt=1)
+        second = await prepare(media, base, attempt=2)
+        await media.discard([*first.objects, f"inputs/{user}/keep.mp3", "other/inputs/x"])
         assert (await http.get(first.image_url)).status_code != 200
         assert (await http.get(second.image_url)).status_code == 200
-        assert await desk.discard_job(JOB) == 2
+        await media.discard(second.objects)
         assert (await http.get(second.audio_url)).status_code != 200
         assert [entry.path for entry in await storage.list_folder("inputs", user)] == [
             f"{user}/keep.mp3"
@@ -327,11 +340,11 @@ async def test_retention_takes_only_prepared_inputs_older_than_an_instant(stack,
     user = str(uuid.uuid4())
     await put(stack, http, f"{user}/keep.mp3", SPEECH)
     now = datetime.now(UTC)
-    async with desk_at(GOOD, storage=storage, media_bucket="inputs") as (desk, base):
-        published = await prepare(desk, base)
-        assert await desk.purge_older_than(now - timedelta(hours=1)) == 0
+    async with media_at(GOOD, storage=storage, media_bucket="inputs") as (media, base):
+        published = await prepare(media, base)
+        assert await media.purge_older_than(now - timedelta(hours=1)) == 0
         assert (await http.get(published.image_url)).status_code == 200
-        assert await desk.purge_older_than(now + timedelta(hours=1)) == 2
+        assert await media.purge_older_than(now + timedelta(hours=1)) == 2
         assert (await http.get(published.image_url)).status_code != 200
         assert len(await storage.list_folder("inputs", user)) == 1
 
@@ -339,21 +352,21 @@ async def test_retention_takes_only_prepared_inputs_older_than_an_instant(stack,
 async def test_nothing_stays_behind_when_the_second_upload_fails(stack, http, storage):
     rule = {"method": "POST", "path": ".*/audio\\.flac", "action": "status", "status": 503}
     await http.post(f"{stack.control_url}/rules", json=rule)
-    async with desk_at(GOOD, storage=storage, media_bucket="inputs") as (desk, base):
+    async with media_at(GOOD, storage=storage, media_bucket="inputs") as (media, base):
         with pytest.raises(StoreUnavailable):
-            await prepare(desk, base, attempt=9)
+            await prepare(media, base, attempt=9)
         assert await storage.list_folder("inputs", f"inputs/{JOB}/9") == []
 
 
 async def test_a_missing_bucket_for_prepared_inputs_is_said(stack, http, storage):
-    async with desk_at(GOOD, storage=storage, media_bucket="nowhere") as (desk, base):
+    async with media_at(GOOD, storage=storage, media_bucket="nowhere") as (media, base):
         with pytest.raises(StoreUnavailable, match="bucket nowhere"):
-            await prepare(desk, base)
+            await prepare(media, base)
 
 
 def test_prepared_inputs_without_a_storage_are_a_mistake_of_the_caller():
     with pytest.raises(RuntimeError):
-        InputDesk(policy=InputPolicy(media_bucket="x"), fetcher=Fetcher())
+        InputMedia(policy=replace(POLICY, media_bucket="x"), fetcher=Fetcher())
 
 
 async def test_signed_in_users_reach_their_own_folder_of_the_input_bucket_alone(stack, http):

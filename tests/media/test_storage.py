@@ -130,7 +130,7 @@ async def test_an_object_that_is_not_there_ends_the_job():
 
 
 @pytest.mark.parametrize("status", ["403", "500", "503", "429"])
-async def test_a_refused_key_and_a_sick_storage_do_not_end_the_job(status):
+async def test_a_refused_key_and_a_failing_storage_do_not_end_the_job(status):
     with pytest.raises(InputUnavailable) as failed:
         await download(storage_error(status))
     assert failed.value.code == "image_unreachable"

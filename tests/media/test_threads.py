@@ -1,4 +1,4 @@
-"""The threads that decode media: few, cancellable, and never in the event loop's way."""
+"""The threads that decode media: few, cancellable, and not on the event loop."""
 
 import asyncio
 import io

@@ -47,10 +47,13 @@ def test_nothing_but_the_worker_is_in_the_wheel(names: set[str]) -> None:
     assert tops == {"worker", f"talking_head_worker-{worker.__version__}.dist-info"}
 
 
-def test_every_module_of_the_worker_is_in_the_wheel(names: set[str]) -> None:
-    """No module is left out by a build setting."""
-    source = {str(file.relative_to(ROOT)) for file in (ROOT / "worker").rglob("*.py")}
-    assert source == {name for name in names if name.startswith("worker/") and name.endswith(".py")}
+def test_every_file_of_the_worker_is_in_the_wheel(names: set[str]) -> None:
+    """No module and no data file of the package is left out by a build setting."""
+    files = [file for file in (ROOT / "worker").rglob("*.*") if file.suffix != ".pyc"]
+    packed = {name for name in names if name.startswith("worker/")}
+    assert {str(file.relative_to(ROOT)) for file in files} == {
+        name for name in packed if not name.startswith("worker/_data/")
+    }
 
 
 @pytest.mark.parametrize("folder", ["sql", "workflows"])

@@ -1,13 +1,16 @@
 """Frame counts are exact, aligned, and never longer than the audio."""
 
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.plan.policies import GUIDE
 from worker.jobs.errors import JobFailed
-from worker.plan.frames import aligned_counts, in_seconds, plan_frames, sampled_windows
+from worker.plan.frames import FramePlan, in_seconds, plan_frames, sampled_windows
 
 GUIDE_COUNTS = [
     (81, "3.24"), (153, "6.12"), (225, "9.00"), (297, "11.88"), (369, "14.76"),
@@ -18,15 +21,21 @@ ONE_SAMPLE = Fraction(1, 48_000)
 LENGTHS = st.fractions(Fraction(81, 25), 60, max_denominator=192_000)
 
 
-def test_the_guides_fifteen_counts_are_the_aligned_ones() -> None:
-    """81 + (n - 1) x 72 up to 1089."""
-    assert aligned_counts() == [frames for frames, _ in GUIDE_COUNTS]
+def planned(audio: Fraction | str, *, advance: int = 72, **changes: Any) -> FramePlan:
+    """The frames of an audio under the guide's policy, with some of its choices changed."""
+    return plan_frames(Fraction(audio), policy=replace(GUIDE, **changes), advance=advance)
+
+
+def test_the_guides_fifteen_counts_are_all_that_are_planned() -> None:
+    """81 + (n - 1) x 72 up to 1089, from every tenth of a second."""
+    counts = {planned(Fraction(tenths, 10)).frames for tenths in range(33, 601)}
+    assert sorted(counts) == [frames for frames, _ in GUIDE_COUNTS]
 
 
 @pytest.mark.parametrize(("frames", "seconds"), GUIDE_COUNTS)
 def test_audio_of_exactly_a_count_gets_that_count(frames: int, seconds: str) -> None:
     """37.80 s is among them: in floats 37.8 x 25 is below 945."""
-    plan = plan_frames(Fraction(seconds))
+    plan = planned(seconds)
     assert plan.frames == frames
     assert plan.windows == (frames - 9) // 72
     assert plan.video_duration == Fraction(seconds)
@@ -36,8 +45,8 @@ def test_audio_of_exactly_a_count_gets_that_count(frames: int, seconds: str) -> 
 @pytest.mark.parametrize(("frames", "seconds"), GUIDE_COUNTS[1:])
 def test_one_sample_less_gets_the_count_before(frames: int, seconds: str) -> None:
     """Never longer than the audio, not even by a sample."""
-    assert plan_frames(Fraction(seconds) - ONE_SAMPLE).frames == frames - 72
-    assert plan_frames(Fraction(seconds) + ONE_SAMPLE).frames == frames
+    assert planned(Fraction(seconds) - ONE_SAMPLE).frames == frames - 72
+    assert planned(Fraction(seconds) + ONE_SAMPLE).frames == frames
 
 
 @pytest.mark.parametrize(
@@ -47,42 +56,42 @@ def test_one_sample_less_gets_the_count_before(frames: int, seconds: str) -> Non
 )  # fmt: skip
 def test_the_guides_eight_cases(seconds: str, frames: int) -> None:
     """L638 to L645 of the guide."""
-    assert plan_frames(Fraction(seconds)).frames == frames
+    assert planned(seconds).frames == frames
 
 
 def test_audio_too_short_for_one_window_is_refused() -> None:
     """One sample below 3.24 s."""
     with pytest.raises(JobFailed, match=r"3\.239979 s.*at least 3\.24") as refusal:
-        plan_frames(Fraction("3.24") - ONE_SAMPLE)
+        planned(Fraction("3.24") - ONE_SAMPLE)
     assert refusal.value.code == "audio_too_short"
 
 
 def test_audio_beyond_the_limit_is_refused() -> None:
     """60 s pass, one sample more does not."""
-    assert plan_frames(Fraction(60)).frames == 1089
+    assert planned("60").frames == 1089
     with pytest.raises(JobFailed, match=r"60\.00002.*maximum of 60\.00 s") as refusal:
-        plan_frames(Fraction(60) + ONE_SAMPLE)
+        planned(Fraction(60) + ONE_SAMPLE)
     assert refusal.value.code == "audio_too_long"
 
 
-def test_audio_beyond_the_longest_video_is_cut_and_the_cut_is_told() -> None:
+def test_audio_beyond_the_longest_video_is_cut_and_the_cut_is_reported() -> None:
     """44 to 60 s become 43.56 s."""
-    plan = plan_frames(Fraction(50))
+    plan = planned("50")
     assert (plan.frames, plan.seconds_cut) == (1089, Fraction("6.44"))
 
 
 def test_overlong_audio_can_be_refused_instead() -> None:
     """OVERLONG_AUDIO=reject."""
-    assert plan_frames(Fraction("43.56"), overlong="reject").frames == 1089
+    assert planned("43.56", overlong_audio="reject").frames == 1089
     with pytest.raises(JobFailed, match=r"43\.56 s \(1089 frames\)") as refusal:
-        plan_frames(Fraction("43.57"), overlong="reject")
+        planned("43.57", overlong_audio="reject")
     assert refusal.value.code == "audio_too_long"
 
 
 @pytest.mark.parametrize(("limit", "frames"), [(1160, 1089), (1161, 1161), (5000, 1449)])
 def test_the_cap_can_be_raised_along_the_formula(limit: int, frames: int) -> None:
-    """MAX_FRAMES that is no count itself means the count below."""
-    assert plan_frames(Fraction(60), max_frames=limit).frames == frames
+    """A MAX_FRAMES that is not aligned means the aligned count below it."""
+    assert planned("60", max_frames=limit).frames == frames
 
 
 @pytest.mark.parametrize(
@@ -98,16 +107,16 @@ def test_the_gpu_renders_more_windows_than_the_guide_counts(frames: int, windows
 
 def test_counts_can_follow_the_templates_advance() -> None:
     """FRAME_ALIGNMENT=template: 21 s become 473 frames, and no window is padded."""
-    plan = plan_frames(Fraction(21), alignment="template", advance=56)
+    plan = planned("21", frame_alignment="template", advance=56)
     assert (plan.frames, plan.sampled_windows, plan.windows) == (473, 8, 6)
 
 
-def test_padding_takes_the_next_count_and_tells_how_much_silence() -> None:
+def test_padding_takes_the_next_count_and_reports_the_silence() -> None:
     """No word is lost, unless the longest video is too short for them."""
-    plan = plan_frames(Fraction(21), pad=True)
+    plan = planned("21", audio_fit="pad", prepared=True)
     assert (plan.frames, plan.seconds_padded, plan.seconds_cut) == (585, Fraction("2.4"), 0)
-    assert plan_frames(Fraction("20.52"), pad=True).frames == 513
-    assert plan_frames(Fraction(50), pad=True).seconds_cut == Fraction("6.44")
+    assert planned("20.52", audio_fit="pad", prepared=True).frames == 513
+    assert planned("50", audio_fit="pad", prepared=True).seconds_cut == Fraction("6.44")
 
 
 @given(audio=LENGTHS, advance=st.sampled_from([72, 56]), most=st.integers(81, 3000))
@@ -115,8 +124,9 @@ def test_a_count_is_aligned_fits_and_no_larger_one_does(
     audio: Fraction, advance: int, most: int
 ) -> None:
     """For every length and every cap."""
-    plan = plan_frames(audio, max_frames=most, alignment="template", advance=advance)
-    assert plan.frames in aligned_counts(advance, most)
+    plan = planned(audio, max_frames=most, frame_alignment="template", advance=advance)
+    assert (plan.frames - 81) % advance == 0
+    assert 81 <= plan.frames <= most
     assert plan.video_duration <= audio
     assert plan.video_duration + plan.seconds_cut == audio
     larger = plan.frames + advance
@@ -126,7 +136,7 @@ def test_a_count_is_aligned_fits_and_no_larger_one_does(
 @given(audio=LENGTHS)
 def test_padding_is_less_than_a_window_and_cuts_nothing(audio: Fraction) -> None:
     """Where the cap allows it."""
-    plan = plan_frames(audio, pad=True, max_frames=3000)
+    plan = planned(audio, audio_fit="pad", prepared=True, max_frames=3000)
     assert plan.seconds_cut == 0
     assert plan.video_duration - plan.seconds_padded == audio
     assert plan.seconds_padded < Fraction(72, 25)

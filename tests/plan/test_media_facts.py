@@ -6,22 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.plan.media_facts import (
-    MEDIA_WARNINGS,
-    ChannelLevels,
-    audio_notices,
-    dbfs,
-    is_truncated,
-    judge_levels,
-)
+from worker.plan.media_facts import ChannelLevels, dbfs, is_truncated, judge_levels
 
 RATE = 48_000
 
 
-def channel(*parts: tuple[int, float], peak: float = 0.5, full: int = 0) -> ChannelLevels:
+def channel(*parts: tuple[int, float], full: int = 0) -> ChannelLevels:
     """Windows of some levels in dBFS."""
     windows = [10 ** (level / 10) for count, level in parts for _ in range(count)]
-    return ChannelLevels(windows=windows, peak=peak, full_scale_samples=full)
+    return ChannelLevels(windows=windows, full_scale_samples=full)
 
 
 def judged(*channels: ChannelLevels):
@@ -46,15 +39,13 @@ def test_noise_thirty_decibels_below_speech_is_not_sound_but_quiet_speech_is():
 
 
 def test_a_click_in_silence_is_still_silence():
-    levels = judged(channel((200, -90), (9, -10), (200, -90)))
-    assert levels.silent
-    assert levels.sound_until == 0
-    assert not judged(channel((200, -90), (10, -10), (200, -90))).silent
+    assert judged(channel((200, -90), (9, -10), (200, -90))).sound_until == 0
+    assert judged(channel((200, -90), (10, -10), (200, -90))).sound_until == Fraction(210, 50)
 
 
 def test_a_whisper_above_the_threshold_is_not_silence():
-    assert not judged(channel((200, -48))).silent
-    assert judged(channel((200, -51))).silent
+    assert judged(channel((200, -48))).sound_until == 4
+    assert judged(channel((200, -51))).sound_until == 0
 
 
 def test_the_only_channel_with_sound_is_named():
@@ -85,9 +76,8 @@ def test_one_sample_in_a_thousand_at_full_scale_is_the_limit_of_clipping():
 
 
 def test_nothing_decoded_is_silence():
-    levels = judged(channel())
-    assert levels.silent
-    assert levels.rms_dbfs == (-120.0,)
+    assert judged(channel()).sound_until == 0
+    assert judged().sound_until == 0
 
 
 @given(
@@ -95,13 +85,12 @@ def test_nothing_decoded_is_silence():
         st.lists(st.floats(0, 1, allow_nan=False), min_size=0, max_size=60), min_size=1, max_size=8
     )
 )
-def test_sound_never_ends_after_the_file_and_silence_has_no_sound(planes):
+def test_sound_never_ends_after_the_file(planes):
     levels = judge_levels(
-        [ChannelLevels(windows=plane, peak=1.0, full_scale_samples=0) for plane in planes],
+        [ChannelLevels(windows=plane, full_scale_samples=0) for plane in planes],
         samples=RATE,
     )
     assert 0 <= levels.sound_until <= Fraction(max(map(len, planes)), 50)
-    assert levels.silent == (levels.sound_until == 0)
 
 
 @pytest.mark.parametrize(
@@ -114,28 +103,3 @@ def test_nine_tenths_of_the_stated_length_are_enough(decoded, claimed, cut):
 
 def test_a_file_that_states_no_length_is_never_truncated():
     assert not is_truncated(Fraction(1), None)
-
-
-def test_every_notice_is_documented():
-    silent = judged(channel((200, -90), full=10_000))
-    other = judged(channel((200, -90)), channel((200, -9)))
-    surround = judged(*[channel((200, -90))] * 2, channel((200, -9)))
-    notices = [
-        *audio_notices(silent, bad_packets=3),
-        *audio_notices(other, bad_packets=0),
-        *audio_notices(surround, bad_packets=0),
-    ]
-    codes = [notice.code for notice in notices]
-    assert codes == [
-        "audio_silent",
-        "audio_clipped",
-        "audio_damaged",
-        "audio_one_channel",
-        "audio_one_channel",
-    ]
-    assert set(codes) <= set(MEDIA_WARNINGS)
-    assert "no. 3" in notices[-1].message
-
-
-def test_a_voice_in_the_first_channel_alone_is_no_reason_to_say_anything():
-    assert audio_notices(judged(channel((200, -9)), channel((200, -90))), bad_packets=0) == ()

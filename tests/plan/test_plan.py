@@ -1,26 +1,29 @@
-"""The plan tells beforehand what will come out, or why nothing can."""
+"""The plan says before the render what the video will be, or why there can be none."""
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.workflow.templates import SHIPPED
-from worker.jobs.errors import JobFailed, Notice
+from tests.plan.policies import GUIDE
+from worker.jobs.errors import JobFailed
 from worker.jobs.text import safe_prompt
 from worker.plan.media_facts import AudioFacts, ImageFacts
-from worker.plan.plan import Plan, Wishes, make_plan
+from worker.plan.options import RequestedOptions
+from worker.plan.plan import Plan, make_plan
 from worker.plan.policy import PlanPolicy
-from worker.plan.warnings import WARNINGS, within_bytes
-from worker.workflow.validation import load_template
+from worker.plan.warnings import WARNINGS, PlanWarning, within_bytes
 
-TEMPLATE = load_template(SHIPPED)
+ADVANCE = 56
 PORTRAIT = ImageFacts(width=1440, height=2560, format="JPEG")
 
 
@@ -28,37 +31,39 @@ def planned(
     seconds: str = "21",
     *,
     image: ImageFacts | None = PORTRAIT,
-    policy: PlanPolicy | None = None,
-    seed: int = 4711,
+    policy: PlanPolicy = GUIDE,
+    drawn: int = 4711,
     heard: str | None = None,
-    **wishes: Any,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> Plan:
-    """A plan with what matters given."""
+    """A plan for some audio; `heard`: until when it has sound, `facts`: more about it."""
     audio = AudioFacts(
         seconds=Fraction(seconds),
         sample_rate=44_100,
         channels=2,
         codec="mp3",
         sound_until=Fraction(heard) if heard else None,
+        **facts,
     )
     return make_plan(
-        wishes=Wishes(**wishes),
+        options=RequestedOptions(**options),
         audio=audio,
         image=image,
-        advance=TEMPLATE.advance,
-        policy=policy or PlanPolicy(),
-        seed=lambda: seed,
+        advance=ADVANCE,
+        policy=policy,
+        seed=lambda: drawn,
     )
 
 
 def codes(plan: Plan) -> list[str]:
     """The codes of a plan's warnings."""
-    return [notice.code for notice in plan.warnings]
+    return [warning.code for warning in plan.warnings]
 
 
 def test_a_plan_in_the_columns_of_the_row() -> None:
     """What the browser will see, before anything is spent."""
-    assert planned(policy=PlanPolicy(gpu_price_per_second=Decimal("0.00031"))).as_row() == {
+    assert planned(policy=replace(GUIDE, gpu_price_per_second=Decimal("0.00031"))).as_row() == {
         "frames": 513,
         "windows": 7,
         "sampled_windows": 9,
@@ -71,8 +76,8 @@ def test_a_plan_in_the_columns_of_the_row() -> None:
         "warnings": [
             {
                 "code": "audio_trimmed",
-                "message": "The last 0.48 s of the audio are not in the video, which has "
-                "20.52 s (513 frames).",
+                "message": "The last 0.48 s of the audio are not in the video, which is "
+                "20.52 s (513 frames) long.",
             }
         ],
     }
@@ -80,12 +85,18 @@ def test_a_plan_in_the_columns_of_the_row() -> None:
 
 def test_time_limits_and_cost_follow_the_work() -> None:
     """Windows really rendered, pixels and steps."""
-    plan = planned(policy=PlanPolicy(seconds_per_window=100, gpu_price_per_second=Decimal("0.001")))
+    plan = planned(
+        policy=replace(
+            GUIDE, seconds_per_window=Fraction(100), gpu_price_per_second=Decimal("0.001")
+        )
+    )
     assert plan.expected_seconds == 900
     assert plan.execution_timeout_seconds == 600 + 1350
     assert plan.ttl_seconds == 3600 + 1950 + 1800
     assert plan.estimated_cost_usd == Decimal("0.9000")
-    small = planned(policy=PlanPolicy(seconds_per_window=100), width=480, height=832, steps=6)
+    small = planned(
+        policy=replace(GUIDE, seconds_per_window=Fraction(100)), width=480, height=832, steps=6
+    )
     assert small.expected_seconds == 585
     assert small.estimated_cost_usd is None
 
@@ -93,28 +104,17 @@ def test_time_limits_and_cost_follow_the_work() -> None:
 @pytest.mark.parametrize("value", [None, 0])
 def test_no_seed_or_zero_draws_one(value: object) -> None:
     """The GPU's own seed 0 would give the same video each time."""
-    assert planned(seed=99, width=None).seed == 99
-    audio = AudioFacts(seconds=Fraction(9), sample_rate=1, channels=1, codec="x")
-    plan = make_plan(
-        wishes=Wishes(seed=value), audio=audio, image=None, advance=TEMPLATE.advance,
-        policy=PlanPolicy(), seed=lambda: 5,
-    )  # fmt: skip
-    assert plan.seed == 5
+    assert planned(drawn=99, seed=value).seed == 99
 
 
 @pytest.mark.parametrize("value", [1, 999_999])
 def test_a_given_seed_is_kept(value: int) -> None:
     """The whole range."""
-    audio = AudioFacts(seconds=Fraction(9), sample_rate=1, channels=1, codec="x")
-    plan = make_plan(
-        wishes=Wishes(seed=value), audio=audio, image=None, advance=TEMPLATE.advance,
-        policy=PlanPolicy(), seed=lambda: 5,
-    )  # fmt: skip
-    assert plan.seed == value
+    assert planned(seed=value).seed == value
 
 
 @pytest.mark.parametrize(
-    ("wish", "value", "code"),
+    ("option", "value", "code"),
     [
         ("quality", "ultra", "quality_invalid"), ("quality", 3, "quality_invalid"),
         ("quality", [], "quality_invalid"), ("steps", 3, "steps_invalid"),
@@ -124,25 +124,23 @@ def test_a_given_seed_is_kept(value: int) -> None:
         ("width", 100, "size_invalid"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_with_its_code(wish: str, value: object, code: str) -> None:
+def test_an_impossible_option_is_refused_with_its_code(
+    option: str, value: object, code: str
+) -> None:
     """Whatever a row holds."""
-    wishes: dict[str, Any] = {wish: value}
-    if wish == "width":
-        wishes["height"] = 1280
+    options: dict[str, Any] = {option: value}
+    if option == "width":
+        options["height"] = 1280
     with pytest.raises(JobFailed) as refusal:
-        planned(**wishes)
+        planned(**options)
     assert refusal.value.code == code
 
 
 @pytest.mark.parametrize("value", [-1, 1_000_000, "7", 1.5, True, False, [], 0.0])
 def test_what_is_no_seed_is_refused(value: object) -> None:
     """Text, fractions, booleans."""
-    audio = AudioFacts(seconds=Fraction(9), sample_rate=1, channels=1, codec="x")
     with pytest.raises(JobFailed) as refusal:
-        make_plan(
-            wishes=Wishes(seed=value), audio=audio, image=None, advance=TEMPLATE.advance,
-            policy=PlanPolicy(), seed=lambda: 5,
-        )  # fmt: skip
+        planned(seed=value)
     assert refusal.value.code == "seed_invalid"
 
 
@@ -151,7 +149,7 @@ def test_what_is_no_seed_is_refused(value: object) -> None:
 )
 def test_an_open_knob_takes_only_values_of_its_list(knob: str, good: Any, bad: Any) -> None:
     """Everything else cannot be reached from a row."""
-    policy = PlanPolicy(open_knobs=frozenset({knob}))
+    policy = replace(GUIDE, open_knobs=frozenset({knob}))
     assert getattr(planned(policy=policy, **{knob: good}), knob) == good
     with pytest.raises(JobFailed) as refusal:
         planned(policy=policy, **{knob: bad})
@@ -183,19 +181,19 @@ def test_a_cut_of_less_than_a_frame_is_not_worth_a_word() -> None:
 
 def test_padding_needs_prepared_inputs_and_says_so() -> None:
     """AUDIO_FIT=pad."""
-    padded = planned(policy=PlanPolicy(audio_fit="pad", prepared=True))
+    padded = planned(policy=replace(GUIDE, audio_fit="pad", prepared=True))
     assert (padded.frames, padded.seconds_padded, codes(padded)) == (
         585,
         Fraction("2.4"),
         ["audio_padded"],
     )
-    cut = planned(policy=PlanPolicy(audio_fit="pad"))
+    cut = planned(policy=replace(GUIDE, audio_fit="pad"))
     assert (cut.frames, codes(cut)) == (513, ["audio_trimmed", "audio_not_padded"])
 
 
 def test_the_policy_reject_refuses_a_cut_and_names_the_length() -> None:
     """AUDIO_FIT=reject."""
-    policy = PlanPolicy(audio_fit="reject")
+    policy = replace(GUIDE, audio_fit="reject")
     assert planned("20.53", policy=policy).frames == 513
     with pytest.raises(JobFailed, match=r"20\.52 s \(513 frames\)") as refusal:
         planned("21", policy=policy)
@@ -209,74 +207,98 @@ def test_a_small_or_differently_shaped_image_is_told() -> None:
     ]
     wide = ImageFacts(width=4000, height=3000, format="PNG")
     assert codes(planned("9", image=wide, width=720, height=1280)) == ["image_cropped"]
-    fitted = PlanPolicy(image_fit="blur", prepared=True)
+    fitted = replace(GUIDE, image_fit="blur", prepared=True)
     assert codes(planned("9", image=wide, width=720, height=1280, policy=fitted)) == []
-    unfitted = PlanPolicy(image_fit="blur")
+    unfitted = replace(GUIDE, image_fit="blur")
     assert codes(planned("9", image=wide, width=720, height=1280, policy=unfitted)) == [
         "image_not_fitted",
         "image_cropped",
     ]
 
 
-def test_what_the_files_give_reason_to_say_is_in_the_plan() -> None:
-    """Each code once."""
-    audio = AudioFacts(
-        seconds=Fraction(9),
-        sample_rate=48_000,
-        channels=1,
-        codec="opus",
-        warnings=(Notice("audio_clipped", "a"), Notice("audio_clipped", "b")),
-    )
-    plan = make_plan(
-        wishes=Wishes(), audio=audio, image=None, advance=TEMPLATE.advance, policy=PlanPolicy(),
-        seed=lambda: 1,
-    )  # fmt: skip
-    assert codes(plan) == ["audio_clipped"]
+@pytest.mark.parametrize(
+    ("facts", "code"),
+    [
+        ({"clipped": True}, "audio_clipped"),
+        ({"bad_packets": 3}, "audio_damaged"),
+        ({"voice_channel": 1}, "audio_one_channel"),
+        ({"voice_channel": 2}, "audio_one_channel"),
+    ],
+)
+def test_the_plan_warns_of_what_is_wrong_with_the_sound(facts: dict[str, Any], code: str) -> None:
+    """Whatever is rendered from it."""
+    plan = planned("9", facts=facts)
+    assert codes(plan) == [code]
+    if facts.get("voice_channel") == 2:
+        assert "no. 3" in plan.warnings[0].message
+
+
+def test_the_plan_warns_of_silence_and_of_pictures_that_will_look_different() -> None:
+    """Both are rendered all the same."""
+    image = replace(PORTRAIT, animated=True, has_alpha=True)
+    plan = planned("9", heard="0", image=image)
+    assert codes(plan) == ["audio_silent", "image_animated", "image_transparent"]
+
+
+def test_a_voice_in_the_first_channel_alone_is_not_worth_a_warning() -> None:
+    """The model listens to it."""
+    assert codes(planned("9", facts={"voice_channel": 0})) == []
+
+
+def test_the_requested_and_the_rendered_size_are_told_apart() -> None:
+    """1920x1080 is snapped; 800x800 can be rendered, but nobody tested it."""
+    adjusted = planned("9", image=None, width=1920, height=1080)
+    assert codes(adjusted) == ["size_adjusted", "size_untested"]
+    assert "1920x1072 instead of 1920x1080" in adjusted.warnings[0].message
+    assert codes(planned("9", image=None, width=800, height=800)) == ["size_untested"]
+    assert codes(planned("9", width=480, height=832)) == []
 
 
 def test_the_plan_says_whether_inputs_are_made_to_measure() -> None:
     """Without a bucket the originals pass through."""
     assert planned().as_json()["inputs"] == "original"
-    assert planned(policy=PlanPolicy(prepared=True)).as_json()["inputs"] == "prepared"
+    assert planned(policy=replace(GUIDE, prepared=True)).as_json()["inputs"] == "prepared"
 
 
 def test_every_warning_that_a_plan_makes_has_a_meaning() -> None:
     """All of them, provoked."""
-    odd = ImageFacts(width=300, height=200, format="PNG")
-    made = planned(
-        "50", image=odd, heard="49", width=1080, height=1920, prompt="a|b",
-        policy=PlanPolicy(audio_fit="pad", image_fit="blur"),
-    )  # fmt: skip
-    padded = planned(policy=PlanPolicy(audio_fit="pad", prepared=True))
-    assert {*codes(made), *codes(padded)} == set(WARNINGS)
+    small = ImageFacts(width=300, height=200, format="PNG", has_alpha=True, animated=True)
+    unprepared = replace(GUIDE, audio_fit="pad", image_fit="blur")
+    plans = [
+        planned("50", image=None, heard="49", policy=unprepared, prompt="a|b"),
+        planned("9", image=small, width=1080, height=1920, policy=unprepared),
+        planned("9", heard="0", facts={"clipped": True, "bad_packets": 1, "voice_channel": 1}),
+        planned("21", policy=replace(GUIDE, audio_fit="pad", prepared=True)),
+    ]
+    assert {code for plan in plans for code in codes(plan)} == set(WARNINGS)
 
 
 def test_warnings_fit_into_their_column() -> None:
     """The row's limit is in bytes."""
-    notices = [Notice(f"code_{number}", "ü" * 400) for number in range(20)]
-    kept = within_bytes(notices, 2900)
+    warnings = [PlanWarning(f"code_{number}", "ü" * 400) for number in range(20)]
+    kept = within_bytes(warnings, 2900)
     assert 0 < len(kept) < 20
-    assert len(json.dumps([notice.as_json() for notice in kept]).encode()) <= 2900
+    assert len(json.dumps([warning.as_json() for warning in kept]).encode()) <= 2900
 
 
 ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())
 
 
 @given(
-    wishes=st.fixed_dictionaries(
+    options=st.fixed_dictionaries(
         dict.fromkeys(("width", "height", "quality", "prompt", "seed", "steps", "model"), ANY)
     ),
     seconds=st.fractions(0, 100),
 )
 def test_any_row_is_planned_or_refused_with_a_known_code(
-    wishes: dict[str, Any], seconds: Fraction
+    options: dict[str, Any], seconds: Fraction
 ) -> None:
     """No row makes the worker stumble."""
     audio = AudioFacts(seconds=seconds, sample_rate=48_000, channels=1, codec="opus")
     with suppress(JobFailed):
         plan = make_plan(
-            wishes=Wishes(**wishes), audio=audio, image=None, advance=TEMPLATE.advance,
-            policy=PlanPolicy(), seed=lambda: 1,
+            options=RequestedOptions(**options), audio=audio, image=None, advance=ADVANCE,
+            policy=GUIDE, seed=lambda: 1,
         )  # fmt: skip
         json.dumps(plan.as_json(), allow_nan=False).encode()
 

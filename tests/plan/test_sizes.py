@@ -1,14 +1,17 @@
-"""What is rendered is a multiple of 16, near the wish, and told when it differs."""
+"""The rendered size is a multiple of 16 and close to the requested one."""
 
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.plan.policies import GUIDE
 from worker.jobs.errors import JobFailed
 from worker.plan.media_facts import ImageFacts
-from worker.plan.sizes import nearest_side, plan_size
+from worker.plan.sizes import SizePlan, nearest_side, plan_size
 
 EVEN = st.integers(240, 960).map(lambda half: 2 * half)
 
@@ -18,11 +21,18 @@ def picture(width: int, height: int) -> ImageFacts:
     return ImageFacts(width=width, height=height, format="JPEG")
 
 
+def planned(
+    width: object, height: object, *, image: ImageFacts | None = None, **changes: Any
+) -> SizePlan:
+    """The size under the guide's policy, with some of its choices changed."""
+    return plan_size(width, height, image=image, policy=replace(GUIDE, **changes))
+
+
 @pytest.mark.parametrize("size", [(480, 832), (832, 480), (720, 1280), (1280, 720)])
 def test_the_tested_sizes_pass_as_they_are(size: tuple[int, int]) -> None:
-    """Without a warning."""
-    plan = plan_size(*size)
-    assert (plan.width, plan.height, plan.warnings) == (*size, ())
+    """Nothing is adjusted."""
+    plan = planned(*size)
+    assert (plan.width, plan.height) == plan.requested == size
 
 
 @pytest.mark.parametrize(
@@ -35,9 +45,11 @@ def test_the_tested_sizes_pass_as_they_are(size: tuple[int, int]) -> None:
         (picture(1001, 1000), (1280, 720)),
     ],
 )
-def test_without_a_wish_the_image_decides(image: ImageFacts | None, size: tuple[int, int]) -> None:
+def test_without_a_requested_size_the_image_decides(
+    image: ImageFacts | None, size: tuple[int, int]
+) -> None:
     """Portrait HD when in doubt."""
-    plan = plan_size(None, None, image=image)
+    plan = planned(None, None, image=image)
     assert (plan.width, plan.height) == size
 
 
@@ -47,24 +59,21 @@ def test_without_a_wish_the_image_decides(image: ImageFacts | None, size: tuple[
      (600, 592), (1000, 992), (1920, 1920), (0, 480), (9999, 1920)],
 )  # fmt: skip
 def test_the_nearest_side_is_a_multiple_of_16_and_a_tie_goes_down(side: int, nearest: int) -> None:
-    """1080 lies in the middle of 1072 and 1088."""
+    """1080 is halfway between 1072 and 1088."""
     assert nearest_side(side) == nearest
 
 
-def test_a_size_that_would_crash_is_snapped_and_told() -> None:
+def test_a_size_that_would_crash_is_snapped() -> None:
     """1920x1080 is the size that people ask for first."""
-    plan = plan_size(1920, 1080)
-    assert (plan.width, plan.height) == (1920, 1072)
-    assert [notice.code for notice in plan.warnings] == ["size_adjusted", "size_untested"]
-    assert "1920x1072 instead of 1920x1080" in plan.warnings[0].message
+    assert planned(1920, 1080) == SizePlan(width=1920, height=1072, requested=(1920, 1080))
 
 
 def test_the_policy_reject_names_the_nearest_size() -> None:
     """SIZE_POLICY=reject."""
     with pytest.raises(JobFailed, match="nearest size is 1920x1072") as refusal:
-        plan_size(1920, 1080, policy="reject")
+        planned(1920, 1080, size_policy="reject")
     assert refusal.value.code == "size_invalid"
-    assert plan_size(1280, 720, policy="reject").width == 1280
+    assert planned(1280, 720, size_policy="reject").width == 1280
 
 
 @pytest.mark.parametrize(
@@ -75,41 +84,39 @@ def test_the_policy_reject_names_the_nearest_size() -> None:
 def test_what_is_no_size_is_refused(width: object, height: object) -> None:
     """Whatever a row holds."""
     with pytest.raises(JobFailed) as refusal:
-        plan_size(width, height)
+        planned(width, height)
     assert refusal.value.code == "size_invalid"
 
 
 def test_too_many_pixels_are_capped_in_the_same_shape() -> None:
     """MAX_PIXELS with the policy snap."""
-    plan = plan_size(1920, 1088, max_pixels=1280 * 720)
+    plan = planned(1920, 1088, max_pixels=1280 * 720)
     assert (plan.width, plan.height) == (1280, 720)
-    assert plan.warnings[0].code == "size_adjusted"
 
 
 def test_too_many_pixels_are_refused_with_the_nearest_size() -> None:
     """MAX_PIXELS with the policy reject, and where no size fits."""
     with pytest.raises(JobFailed, match="nearest size is 1280x720"):
-        plan_size(1920, 1088, policy="reject", max_pixels=1280 * 720)
+        planned(1920, 1088, size_policy="reject", max_pixels=1280 * 720)
     with pytest.raises(JobFailed, match="no smaller size"):
-        plan_size(1280, 720, max_pixels=480 * 480 - 1)
+        planned(1280, 720, max_pixels=480 * 480 - 1)
 
 
 @given(width=EVEN, height=EVEN)
-def test_every_allowed_wish_gets_a_size_that_renders_close_by(width: int, height: int) -> None:
-    """And a warning exactly when it differs."""
-    plan = plan_size(width, height)
-    for side, wished in ((plan.width, width), (plan.height, height)):
+def test_every_allowed_size_gets_one_close_by_that_can_be_rendered(width: int, height: int) -> None:
+    """At most 8 pixels away."""
+    plan = planned(width, height)
+    for side, requested in ((plan.width, width), (plan.height, height)):
         assert side % 16 == 0
         assert 480 <= side <= 1920
-        assert abs(side - wished) <= 8
-    adjusted = any(notice.code == "size_adjusted" for notice in plan.warnings)
-    assert adjusted == ((plan.width, plan.height) != (width, height))
+        assert abs(side - requested) <= 8
+    assert plan.requested == (width, height)
 
 
 @given(width=EVEN, height=EVEN, most=st.integers(480 * 480, 2_000_000))
 def test_a_capped_size_renders_and_keeps_the_cap(width: int, height: int, most: int) -> None:
     """For every cap that leaves the smallest size."""
-    plan = plan_size(width, height, max_pixels=most)
+    plan = planned(width, height, max_pixels=most)
     assert plan.width * plan.height <= most
     assert plan.width % 16 == plan.height % 16 == 0
     assert min(plan.width, plan.height) >= 480
@@ -117,6 +124,6 @@ def test_a_capped_size_renders_and_keeps_the_cap(width: int, height: int, most: 
 
 @given(width=st.none() | st.booleans() | st.integers() | st.floats() | st.text(), height=EVEN)
 def test_any_value_is_a_size_or_a_refusal(width: object, height: int) -> None:
-    """Nothing else comes out."""
+    """Never another error."""
     with suppress(JobFailed):
-        assert plan_size(width, height).width % 16 == 0
+        assert planned(width, height).width % 16 == 0

@@ -5,6 +5,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from worker.runtime.data_files import node_contracts
+from worker.workflow.validation import Template, load_template
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "workflows" / "infinitetalk.json").read_bytes()
 Graph = dict[str, Any]
@@ -79,3 +82,9 @@ def with_constants() -> Graph:
 def as_bytes(graph: Graph) -> bytes:
     """The graph as a file."""
     return json.dumps(graph).encode()
+
+
+def load(data: bytes | str | Graph = SHIPPED, **options: Any) -> Template:
+    """The checked template of a graph or a file, with the shipped node contracts."""
+    file = as_bytes(data) if isinstance(data, dict) else data
+    return load_template(file, node_contracts(), **options)

@@ -2,15 +2,16 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from tests.plan.policies import GUIDE
 from tests.workflow.comfy import findings, object_info
 from tests.workflow.templates import (
-    SHIPPED,
-    as_bytes,
+    load,
     shipped,
     with_audio_crop,
     with_constants,
@@ -18,31 +19,31 @@ from tests.workflow.templates import (
     with_t5_loader,
 )
 from worker.plan.media_facts import AudioFacts
-from worker.plan.plan import Plan, Wishes, make_plan
-from worker.plan.policy import PlanPolicy
+from worker.plan.options import RequestedOptions
+from worker.plan.plan import Plan, make_plan
 from worker.workflow.request import build_body, build_input, output_prefix
-from worker.workflow.validation import Template, load_template
+from worker.workflow.validation import Template
 
 JOB = "7b0c1f9a-3d61-4b57-9f6e-0d8f1c2a3b4c"
 IMAGE, AUDIO = "https://cdn.example/face.png?token=a", "https://cdn.example/speech.mp3"
-TEMPLATE = load_template(SHIPPED)
+TEMPLATE = load()
 
 
-def planned(template: Template = TEMPLATE, *, prepared: bool = False, **wishes: Any) -> Plan:
+def planned(template: Template = TEMPLATE, *, prepared: bool = False, **options: Any) -> Plan:
     """A plan for 21 s of audio."""
     return make_plan(
-        wishes=Wishes(**wishes),
+        options=RequestedOptions(**options),
         audio=AudioFacts(seconds=Fraction(21), sample_rate=48_000, channels=1, codec="mp3"),
         image=None,
         advance=template.advance,
-        policy=PlanPolicy(prepared=prepared, open_knobs=frozenset({"model", "lora", "crf"})),
+        policy=replace(GUIDE, prepared=prepared, open_knobs=frozenset({"model", "lora", "crf"})),
         seed=lambda: 77,
     )
 
 
-def graph_of(template: Template = TEMPLATE, **wishes: Any) -> dict[str, Any]:
+def graph_of(template: Template = TEMPLATE, **options: Any) -> dict[str, Any]:
     """The graph that is sent."""
-    plan = planned(template, **wishes)
+    plan = planned(template, **options)
     sent = build_input(template, plan, job_id=JOB, image_url=IMAGE, audio_url=AUDIO)
     graph: Any = sent["workflow"]
     return graph
@@ -57,7 +58,7 @@ def test_the_input_has_exactly_the_keys_that_the_handler_reads() -> None:
 
 
 def test_only_the_slots_differ_from_the_template() -> None:
-    """Everything else is sent as the guard saw it."""
+    """Everything else is sent as it was checked."""
     graph, template = graph_of(), shipped()
     changed = {
         (key, name)
@@ -96,7 +97,7 @@ def test_the_tier_chooses_model_lora_and_steps(
 )
 def test_what_is_sent_satisfies_the_real_contracts(graph: Any, quality: str, state: str) -> None:
     """Every template, tier and state of the node packs."""
-    template = load_template(as_bytes(graph))
+    template = load(graph)
     for prepared in (False, True):
         sent = graph_of(template, quality=quality, prepared=prepared, width=1920, height=1080)
         assert findings(sent, object_info(state)) == []
@@ -104,14 +105,14 @@ def test_what_is_sent_satisfies_the_real_contracts(graph: Any, quality: str, sta
 
 def test_other_ids_get_the_same_values() -> None:
     """Nodes are found by class."""
-    graph = graph_of(load_template(as_bytes(with_other_ids())), width=1280, height=720)
+    graph = graph_of(load(with_other_ids()), width=1280, height=720)
     assert graph["118"]["inputs"]["num_frames"] == 513
     assert (graph["114"]["inputs"]["width"], graph["114"]["inputs"]["height"]) == (1280, 720)
 
 
 def test_constants_get_the_values_that_nodes_are_linked_to() -> None:
     """The links stay."""
-    graph = graph_of(load_template(as_bytes(with_constants())), width=1280, height=720)
+    graph = graph_of(load(with_constants()), width=1280, height=720)
     values = [graph[key]["inputs"]["value"] for key in ("50", "51", "52")]
     assert values == [1280, 720, 513]
     assert graph["14"]["inputs"]["width"] == ["50", 0]
@@ -122,14 +123,14 @@ def test_a_size_that_stands_in_several_nodes_is_set_in_all_of_them() -> None:
     graph = shipped()
     graph["13"]["inputs"] |= {"width": 480, "height": 832}
     del graph["15"]
-    sent = graph_of(load_template(as_bytes(graph)), width=1280, height=720)
+    sent = graph_of(load(graph), width=1280, height=720)
     for key in ("13", "14"):
         assert (sent[key]["inputs"]["width"], sent[key]["inputs"]["height"]) == (1280, 720)
 
 
 def test_the_end_of_a_crop_follows_the_plan() -> None:
     """In whole seconds, rounded up: 0:18 would have cut speech off."""
-    graph = graph_of(load_template(as_bytes(with_audio_crop())))
+    graph = graph_of(load(with_audio_crop()))
     assert graph["40"]["inputs"]["end_time"] == "0:21"
 
 
@@ -137,7 +138,7 @@ def test_a_folder_before_a_models_name_stays() -> None:
     """Endpoints keep their files where they like."""
     graph = shipped()
     graph["5"]["inputs"]["model"] = "wan/wan2.1-i2v-14b-480p-Q6_K.gguf"
-    sent = graph_of(load_template(as_bytes(graph)), quality="sd")
+    sent = graph_of(load(graph), quality="sd")
     assert sent["5"]["inputs"]["model"] == "wan/wan2.1-i2v-14b-480p-Q4_0.gguf"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbelow
 from typing import Annotated
@@ -24,12 +24,12 @@ from worker.jobs.errors import JobFailed
 from worker.media.audio import probe_audio_file
 from worker.media.fetch import Fetcher
 from worker.media.images import probe_image_file
-from worker.media.inputs import InputDesk, InputPolicy
+from worker.media.inputs import InputMedia
 from worker.plan.frames import in_seconds, plan_frames
 from worker.plan.media_facts import AudioFacts, ImageFacts
-from worker.plan.options import MAX_SEED
-from worker.plan.plan import Plan, Wishes, make_plan, rounded
-from worker.policies import read_template
+from worker.plan.options import MAX_SEED, RequestedOptions
+from worker.plan.plan import Plan, make_plan, rounded
+from worker.policies import input_policy, read_template
 from worker.settings import Settings, load_planning_settings
 from worker.workflow.request import build_body
 
@@ -60,15 +60,8 @@ def frames(
     length = exact_seconds(seconds)
     with refusals(json):
         settings = load_planning_settings()
-        policy = settings.plan_policy
         chosen = plan_frames(
-            length,
-            max_audio_seconds=Fraction(settings.max_audio_seconds),
-            max_frames=policy.max_frames,
-            overlong=policy.overlong_audio,
-            alignment=policy.frame_alignment,
-            advance=read_template(settings).advance,
-            pad=policy.pads,
+            length, policy=settings.plan_policy, advance=read_template(settings).advance
         )
     if json:
         print_json(
@@ -103,7 +96,7 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Decode AUDIO (and the image) and say what a job would become, take and cost."""
-    wishes = Wishes(
+    options = RequestedOptions(
         width=width,
         height=height,
         quality=quality,
@@ -116,7 +109,7 @@ def plan(
         settings = load_planning_settings()
         sound, picture = asyncio.run(_probe(settings, audio, image))
         made = make_plan(
-            wishes=wishes,
+            options=options,
             audio=sound,
             image=picture,
             advance=read_template(settings).advance,
@@ -143,7 +136,7 @@ def request(
     json: JsonOption = False,
 ) -> None:
     """Print the body of POST /run for such a job; nothing is fetched and nothing is sent."""
-    wishes = Wishes(
+    options = RequestedOptions(
         width=width,
         height=height,
         quality=quality,
@@ -157,7 +150,7 @@ def request(
         settings = load_planning_settings()
         template = read_template(settings)
         made = make_plan(
-            wishes=wishes,
+            options=options,
             audio=AudioFacts(seconds=length, sample_rate=0, channels=0, codec=""),
             image=None,
             advance=template.advance,
@@ -189,12 +182,8 @@ async def _probe(
                 f"`plan` opens no bucket, so not {given} either: give the file itself, or an "
                 "https:// address.",
             )
-    desk = InputDesk(
-        policy=InputPolicy(
-            max_image_bytes=settings.max_image_bytes,
-            max_audio_bytes=settings.max_audio_bytes,
-            max_image_pixels=settings.max_image_pixels,
-        ),
+    desk = InputMedia(
+        policy=replace(input_policy(settings), media_bucket=None),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
     )
     try:
@@ -229,8 +218,8 @@ def _print_plan(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> None
     lines = [
         Text.assemble((f"{name:<9}", "bold"), said) for name, said in _lines(made, audio, image)
     ]
-    for notice in made.warnings:
-        lines.append(Text(f"warning  {notice.code}: {notice.message}", style="yellow"))
+    for warning in made.warnings:
+        lines.append(Text(f"warning  {warning.code}: {warning.message}", style="yellow"))
     print_lines(lines)
 
 

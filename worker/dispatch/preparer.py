@@ -15,7 +15,8 @@ from worker.jobs.errors import (
 )
 from worker.jobs.job import Job
 from worker.plan.media_facts import PublishedInputs
-from worker.plan.plan import Plan, Wishes, make_plan
+from worker.plan.options import RequestedOptions
+from worker.plan.plan import Plan, make_plan
 from worker.plan.policy import PlanPolicy
 from worker.ports import Jitter, Media, Sleep
 from worker.runtime.readiness import Readiness
@@ -87,7 +88,7 @@ class Preparer:
             image_url=job.image_url, audio_url=job.audio_url, user_id=job.user_id
         ) as opened:
             plan = make_plan(
-                wishes=_wishes(job),
+                options=_requested(job),
                 audio=opened.audio,
                 image=opened.image,
                 advance=self._template.advance,
@@ -123,8 +124,8 @@ class Preparer:
         return ours and (job.waited or 0.0) < OWN_STORAGE_PATIENCE
 
 
-def _wishes(job: Job) -> Wishes:
-    return Wishes(
+def _requested(job: Job) -> RequestedOptions:
+    return RequestedOptions(
         width=job.width,
         height=job.height,
         quality=job.quality,

@@ -72,7 +72,7 @@ def _decode() -> Result:
         file = io.BytesIO()
         pillow_heif.from_pillow(Image.new("RGB", (64, 64), "grey")).save(file)
         file.seek(0)
-        probe_image(file)
+        probe_image(file, max_pixels=64 * 64)
     except (JobFailed, OSError, RuntimeError, ValueError) as error:
         return fail(
             "media", f"HEIC, the format of iPhones, cannot be read ({type(error).__name__}).", mend

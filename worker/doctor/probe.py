@@ -28,10 +28,11 @@ from worker.jobs.errors import (
 from worker.jobs.failures import classify_failure
 from worker.jobs.run import RunState, RunUpdate
 from worker.media.fetch import Fetcher
-from worker.media.inputs import InputDesk, InputPolicy
+from worker.media.inputs import InputMedia
 from worker.media.storage import ObjectName, StorageApi
-from worker.plan.plan import Plan, Wishes, make_plan
-from worker.policies import read_template
+from worker.plan.options import RequestedOptions
+from worker.plan.plan import Plan, make_plan
+from worker.policies import input_policy, read_template
 from worker.runpod.api import RunPodApi
 from worker.workflow.request import build_body
 
@@ -112,7 +113,7 @@ async def _render(
     try:
         async with desk.open(image_url=image, audio_url=audio, user_id=None) as opened:
             plan = make_plan(
-                wishes=Wishes(width=WIDTH, height=HEIGHT, quality="sd", steps=STEPS),
+                options=RequestedOptions(width=WIDTH, height=HEIGHT, quality="sd", steps=STEPS),
                 audio=opened.audio,
                 image=opened.image,
                 advance=template.advance,
@@ -241,15 +242,11 @@ def _storage(context: Context) -> StorageApi:
     return StorageApi(url=settings.supabase_url, key=key, client=context.http)
 
 
-def _desk(context: Context) -> InputDesk:
+def _desk(context: Context) -> InputMedia:
     settings = context.settings
     buckets = {*settings.input_buckets, *([settings.media_bucket] if settings.media_bucket else [])}
-    return InputDesk(
-        policy=InputPolicy(
-            input_buckets=frozenset(buckets),
-            media_bucket=settings.media_bucket or None,
-            image_fit=settings.image_fit,
-        ),
+    return InputMedia(
+        policy=replace(input_policy(settings), input_buckets=frozenset(buckets)),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
         storage=_storage(context),
     )

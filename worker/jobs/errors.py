@@ -19,18 +19,6 @@ class CodeInfo:
     advice: str
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that was done, or seen, which the user might not expect; kept in `warnings`."""
-
-    code: str
-    message: str
-
-    def as_json(self) -> dict[str, str]:
-        """The form in which the row keeps it."""
-        return {"code": self.code, "message": self.message}
-
-
 def _info(fixed_by: Who, retry_helps: bool, meaning: str, advice: str) -> CodeInfo:
     return CodeInfo(meaning=meaning, fixed_by=fixed_by, retry_helps=retry_helps, advice=advice)
 

@@ -1,1 +1,1 @@
-"""Inputs: fetched, decoded, checked, and handed on to the GPU."""
+"""Inputs: fetched, decoded, checked, and passed on to the GPU worker."""

@@ -1,4 +1,4 @@
-"""Which addresses an input may be fetched from: public https hosts, and the listed exceptions."""
+"""Decides which URLs may be fetched: those of public https hosts, and listed exceptions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _LONGEST_URL = 4096
 _HOST = re.compile(r"[a-z0-9_.\-]{1,253}|[0-9a-f:.]{2,45}")
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
-# Ranges that Python 3.11 calls global although nothing public lives there, and the one
-# metadata service (Azure's) that has a public address.
+# Ranges that Python 3.11 calls global although no public host is in them, and Azure's metadata
+# service, which has a public address.
 _CLOSED = tuple(
     ipaddress.ip_network(text)
     for text in (
@@ -41,7 +41,7 @@ _V4_COMPATIBLE = ipaddress.ip_network("::/96")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One place to connect to; `private_allowed` when the operator listed its host and port."""
+    """One host to connect to; `private_allowed` if the operator listed its host and port."""
 
     url: httpx.URL
     host: str
@@ -50,12 +50,12 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """The address as it may stand in a message: never a query, a user name or a long path."""
+        """The URL for messages, without its query, user name and folders."""
         return show(str(self.url))
 
 
 def show(url: str) -> str:
-    """Shorten an address for people, leaving out everything that may be secret."""
+    """Return a URL for messages: scheme, host and file name, without anything secret."""
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
@@ -67,10 +67,13 @@ def show(url: str) -> str:
 
 
 def parse_target(url: str, *, kind: Kind, allowed: Collection[str]) -> Target:
-    """Read an address and refuse every form that is not plain https to a named port."""
+    """Return the target of a URL.
+
+    Raise JobFailed unless it is plain https, or its host and port are in `allowed`.
+    """
     if len(url) > _LONGEST_URL:
         raise JobFailed(
-            "input_forbidden", f"The {kind} address has over {_LONGEST_URL} characters."
+            "input_forbidden", f"The {kind} address has more than {_LONGEST_URL} characters."
         )
     try:
         parsed = httpx.URL(url)
@@ -80,9 +83,11 @@ def parse_target(url: str, *, kind: Kind, allowed: Collection[str]) -> Target:
     if parsed.scheme not in ("http", "https"):
         raise JobFailed("input_forbidden", f"The {kind} address must begin with https://.")
     if parsed.userinfo:
-        raise JobFailed("input_forbidden", f"The {kind} address must not hold a user or password.")
+        raise JobFailed(
+            "input_forbidden", f"The {kind} address must not contain a user or password."
+        )
     if not _HOST.fullmatch(host):
-        raise JobFailed(f"{kind}_unreachable", f"The {kind} address names no valid host.")
+        raise JobFailed(f"{kind}_unreachable", f"The {kind} address has no valid host.")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
     listed = f"{host}:{port}" in {entry.strip().lower() for entry in allowed}
     target = Target(url=parsed, host=host, port=port, private_allowed=listed)
@@ -95,11 +100,17 @@ def _refuse_unlisted(target: Target, kind: Kind) -> None:
     if target.url.scheme != "https":
         raise JobFailed("input_forbidden", f"The {kind} address must begin with https://.")
     if target.port != 443 and target.port < 1024:
-        raise JobFailed("input_forbidden", f"The {kind} address uses port {target.port}.")
+        raise JobFailed(
+            "input_forbidden",
+            f"The {kind} address uses port {target.port}, which is not allowed.",
+        )
     # "2130706433", "0x7f.1" and "0177.0.0.1" are 127.0.0.1 to the resolver but not to a reader.
     last = target.host.rsplit(".", 1)[-1]
     if re.fullmatch(r"\d+|0x[0-9a-f]*", last) and not _is_plain_v4(target.host):
-        raise JobFailed("input_forbidden", f"The host of the {kind} address is an odd number.")
+        raise JobFailed(
+            "input_forbidden",
+            f"The host of the {kind} address must be a name, or an IP address like 1.2.3.4.",
+        )
 
 
 def _is_plain_v4(host: str) -> bool:
@@ -110,7 +121,7 @@ def _is_plain_v4(host: str) -> bool:
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address, in whatever form it hides another one, is reachable by everybody."""
+    """Return whether an IP address is public; so must be an IPv4 address inside an IPv6 one."""
     try:
         address: IPAddress = ipaddress.ip_address(text)
     except ValueError:
@@ -149,7 +160,7 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system's resolver; IPv4 first, because not every host has a way out by IPv6."""
+    """Return a host's IP addresses, IPv4 first: not every machine can connect by IPv6."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
@@ -157,13 +168,17 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 async def checked_addresses(target: Target, resolver: Resolver, *, kind: Kind) -> list[str]:
-    """The addresses to connect to: all of a host's addresses must be allowed, or none is."""
+    """Return the IP addresses to connect to.
+
+    Raise JobFailed if even one of them is not allowed or there are none, and InputUnavailable if
+    the lookup may succeed later.
+    """
     try:
         addresses = await resolver(target.host, target.port)
     except socket.gaierror as error:
         if error.errno == socket.EAI_AGAIN:
             raise InputUnavailable(
-                f"{kind}_unreachable", f"The name of {target.shown} could not be looked up now."
+                f"{kind}_unreachable", f"The host of {target.shown} could not be looked up now."
             ) from error
         raise JobFailed(
             f"{kind}_unreachable", f"The host of {target.shown} does not exist."

@@ -1,4 +1,4 @@
-"""Decodes an audio file to its end, the way ComfyUI's LoadAudio does, and tells what is in it."""
+"""Decodes an audio file to its end, as ComfyUI's LoadAudio does, and returns its facts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,13 @@ from worker.jobs.errors import JobFailed
 from worker.media.audio_header import claimed_seconds
 from worker.media.audio_levels import LevelMeter
 from worker.media.threads import Stopped, WorkStopped, never, refuse_text
-from worker.plan.media_facts import (
-    AudioFacts,
-    audio_notices,
-    is_truncated,
-    judge_levels,
-)
+from worker.plan.media_facts import AudioFacts, is_truncated, judge_levels
 
 _FORMATS = (
     "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,ac3,eac3,amr,amrnb,amrwb,mov,mp4,m4a,3gp,"
     "matroska,webm,asf,avi,flv,mpeg,mpegts,wv"
 )
-# Only sound is ever decoded: pictures in the file cost nothing and cannot attack us.
+# Only sound is decoded: pictures in the file cost nothing, and their decoders are no target.
 _CODECS = (
     "aac,aac_fixed,aac_latm,ac3,ac3_fixed,eac3,alac,amrnb,amrwb,flac,gsm,gsm_ms,mp1,mp1float,mp2,"
     "mp2float,mp3,mp3float,nellymoser,opus,libopus,libopencore_amrnb,libopencore_amrwb,speex,"
@@ -44,7 +39,7 @@ _MOST_CHANNELS = 16
 
 
 class _LocalBytes:
-    """What FFmpeg may see of a file: its bytes, and the name that the GPU worker gives it."""
+    """All that FFmpeg can see of a file: its bytes, and the name that the GPU worker gives it."""
 
     name = "input.mp3"
 
@@ -67,7 +62,7 @@ def _open_nothing_else(url: str, flags: int, options: dict[str, str]) -> None:
 
 @contextmanager
 def opened_audio(file: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]:
-    """Open local bytes and their first sound; playlists and the like are refused."""
+    """Open local bytes and their first sound; raise JobFailed for playlists and other formats."""
     refuse_text(file, kind="audio")
     try:
         container = av.open(
@@ -83,7 +78,7 @@ def opened_audio(file: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise JobFailed(
-            "audio_unreadable", "The audio file is in no format that can be decoded."
+            "audio_unreadable", "The audio file has no format that can be decoded."
         ) from error
     with container:
         if not container.streams.audio:
@@ -92,13 +87,17 @@ def opened_audio(file: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]
 
 
 def probe_audio_file(path: Path) -> AudioFacts:
-    """The facts of a local file, for the command line."""
+    """Return the facts of a local file; raise JobFailed as `probe_audio`."""
     with path.open("rb") as file:
         return probe_audio(file)
 
 
 def probe_audio(file: BinaryIO, *, max_seconds: int = 600, stopped: Stopped = never) -> AudioFacts:
-    """Decode a file to its end; JobFailed when the worker must not render from it."""
+    """Decode a file to its end and return its facts.
+
+    Raise JobFailed if nothing can be rendered from it or it is longer than `max_seconds`, and
+    WorkStopped as soon as `stopped` returns true.
+    """
     with opened_audio(file) as (container, stream):
         rate, channels = _declared(stream)
         meter = LevelMeter()
@@ -113,13 +112,13 @@ def probe_audio(file: BinaryIO, *, max_seconds: int = 600, stopped: Stopped = ne
                 )
             meter.feed(frame)
         claimed = claimed_seconds(file, container, stream)
-        codec, name = stream.codec_context.name, container.format.name.split(",")[0]
+        codec = stream.codec_context.name
     samples = elements // channels
     if samples == 0:
         raise JobFailed("audio_unreadable", "No sound could be decoded from the audio file.")
     seconds = Fraction(samples, rate)
     if reader.bad_packets > reader.good_packets:
-        raise JobFailed("audio_unreadable", "The audio file is damaged throughout, or protected.")
+        raise JobFailed("audio_unreadable", "The whole audio file is damaged or protected.")
     if is_truncated(seconds, claimed) or reader.bad_packets > reader.good_packets // 10:
         raise JobFailed("audio_truncated", _truncated_message(seconds, claimed))
     levels = judge_levels(meter.finish(), samples=samples)
@@ -128,27 +127,21 @@ def probe_audio(file: BinaryIO, *, max_seconds: int = 600, stopped: Stopped = ne
         sample_rate=rate,
         channels=channels,
         codec=codec.removesuffix("float"),
-        container=name,
-        header_seconds=claimed,
         sound_until=min(levels.sound_until, seconds),
-        silent=levels.silent,
         clipped=levels.clipped,
-        one_channel=levels.voice_channel is not None,
         voice_channel=levels.voice_channel,
         bad_packets=reader.bad_packets,
-        rms_dbfs=levels.rms_dbfs,
-        peak_dbfs=levels.peak_dbfs,
-        warnings=audio_notices(levels, bad_packets=reader.bad_packets),
     )
 
 
 def _declared(stream: AudioStream) -> tuple[int, int]:
+    """Return the sample rate and the number of channels that the file states."""
     context = stream.codec_context
-    # The option of the same name holds only while FFmpeg looks into the file.
-    # An unknown codec has no context at all, whatever the types say.
+    # FFmpeg applies codec_whitelist only while it opens the file, so the codec is checked again.
+    # An unknown codec has no context at all, although the types say otherwise.
     if getattr(context, "name", None) not in _CODECS.split(","):
         raise JobFailed(
-            "audio_unreadable", "The sound is protected or in a format that cannot be decoded."
+            "audio_unreadable", "The sound is protected, or has a format that cannot be decoded."
         )
     rate, channels = context.sample_rate, context.layout.nb_channels
     if rate not in _RATES or not 1 <= channels <= _MOST_CHANNELS:
@@ -164,7 +157,7 @@ def _truncated_message(seconds: Fraction, claimed: Fraction | None) -> str:
     found = f"Only {float(seconds):.2f} s of the audio can be decoded"
     if claimed is not None and claimed > seconds:
         found += f", its header states {float(claimed):.2f} s"
-    return f"{found}: the upload broke off or the file is damaged."
+    return f"{found}: the upload was not complete, or the file is damaged."
 
 
 class PacketReader:
@@ -181,7 +174,7 @@ class PacketReader:
         self.bad_packets = 0
 
     def frames(self) -> Iterator[AudioFrame]:
-        """Every frame up to the end; `bad_packets` tells afterwards what was left out."""
+        """Yield every frame up to the end; then `bad_packets` is the number of packets left out."""
         packets = self._container.demux(self._stream)
         while True:
             if self._stopped():
@@ -204,9 +197,7 @@ class PacketReader:
     def _count_bad(self) -> None:
         self.bad_packets += 1
         if self.bad_packets > _MOST_BAD_PACKETS:
-            raise JobFailed(
-                "audio_unreadable", "The audio file is damaged throughout, or protected."
-            )
+            raise JobFailed("audio_unreadable", "The whole audio file is damaged or protected.")
 
     def _refuse_change(self, frame: AudioFrame) -> None:
         shape = (frame.sample_rate, frame.layout.nb_channels)
@@ -215,5 +206,5 @@ class PacketReader:
         elif shape != self._shape:
             raise JobFailed(
                 "audio_unreadable",
-                "The audio changes its sample rate or its channels in the middle; export it again.",
+                "The audio changes its sample rate or its channels; export it again.",
             )

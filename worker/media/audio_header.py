@@ -1,4 +1,4 @@
-"""Reads how long an audio file says it is, to find out later that half of it is missing."""
+"""Reads the length that an audio file states, which shows later whether a part is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-# Recorders that cannot seek back write some number close to 2 or 4 GiB.
+# Recorders that cannot go back to the header write a number close to 2 or 4 GiB.
 _UNKNOWN_WAV_SIZE = 0x7FFF_0000
 _GUESSED = ("aac", "amr", "amrnb", "amrwb", "ac3", "eac3", "mpeg")
 
@@ -17,7 +17,7 @@ _GUESSED = ("aac", "amr", "amrnb", "amrwb", "ac3", "eac3", "mpeg")
 def claimed_seconds(
     file: BinaryIO, container: InputContainer, stream: AudioStream
 ) -> Fraction | None:
-    """The length that the file states; None where FFmpeg only guesses it from the bit rate."""
+    """Return the stated length in seconds; None if FFmpeg only guesses it from the bit rate."""
     if container.format.name in _GUESSED:
         return None
     if container.format.name == "mp3" and not _mp3_states_its_length(file):
@@ -33,7 +33,7 @@ def claimed_seconds(
 
 
 def _wav_claim(file: BinaryIO) -> Fraction | None:
-    """The length after the RIFF header: FFmpeg takes a cut file's size instead."""
+    """Return the length of the RIFF header: for a cut file FFmpeg would take the file's size."""
     file.seek(0)
     head = file.read(12)
     bytes_per_second = 0

@@ -1,4 +1,4 @@
-"""Measures how loud an audio file is, cheaply, while it is decoded."""
+"""Measures how loud an audio file is while it is decoded, at little cost."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class LevelMeter:
         self._down: AudioResampler | None = None
         self._pending: list[array.array[int]] = []
         self._windows: list[array.array[float]] = []
-        self._peaks: list[int] = []
         self._full_scale: list[int] = []
 
     def feed(self, frame: AudioFrame) -> None:
-        """Take a decoded frame."""
+        """Measure a decoded frame."""
         if self._as_s16 is None or self._down is None:
             layout = frame.layout.name
             self._as_s16 = AudioResampler(format="s16p", layout=layout, rate=frame.sample_rate)
@@ -36,7 +35,6 @@ class LevelMeter:
             channels = min(frame.layout.nb_channels, _LEVEL_CHANNELS)
             self._pending = [array.array("h") for _ in range(channels)]
             self._windows = [array.array("f") for _ in range(channels)]
-            self._peaks = [0] * channels
             self._full_scale = [0] * channels
         for full in self._as_s16.resample(frame):
             self._count_full_scale(full)
@@ -44,15 +42,13 @@ class LevelMeter:
                 self._take(small)
 
     def finish(self) -> list[ChannelLevels]:
-        """The levels of every channel."""
+        """Return the levels of each channel."""
         if self._down is not None:
             for small in self._down.resample(None):
                 self._take(small)
         return [
-            ChannelLevels(windows=windows, peak=peak / _FULL_SCALE, full_scale_samples=full)
-            for windows, peak, full in zip(
-                self._windows, self._peaks, self._full_scale, strict=True
-            )
+            ChannelLevels(windows=windows, full_scale_samples=full)
+            for windows, full in zip(self._windows, self._full_scale, strict=True)
         ]
 
     def _count_full_scale(self, frame: AudioFrame) -> None:
@@ -68,7 +64,6 @@ class LevelMeter:
             whole = len(pending) - len(pending) % _LEVEL_WINDOW
             for start in range(0, whole, _LEVEL_WINDOW):
                 window = pending[start : start + _LEVEL_WINDOW]
-                self._peaks[index] = max(self._peaks[index], max(window), -min(window))
                 energy = sum(map(mul, window, window)) / _LEVEL_WINDOW
                 self._windows[index].append(energy / _FULL_SCALE**2)
             del pending[:whole]

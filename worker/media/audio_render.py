@@ -1,4 +1,4 @@
-"""Renders the sound that belongs to a video: lossless, and exactly as long as its frames."""
+"""Renders the sound of a video: lossless, and exactly as long as its frames."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from av.audio.resampler import AudioResampler
 
 from worker.media.audio import PacketReader, opened_audio
 from worker.media.threads import Stopped, never
+from worker.plan.frames import FRAME_RATE
 from worker.plan.media_facts import AudioFacts
 
 _HIGHEST_RATE = 48_000
@@ -28,11 +29,14 @@ def render_audio(
     into: BinaryIO,
     stopped: Stopped = never,
 ) -> None:
-    """Write a FLAC of exactly `seconds`, cut or followed by silence, its voice in channel 0."""
+    """Write a FLAC of exactly `seconds`, cut or followed by silence, its voice in channel 0.
+
+    Raise WorkStopped as soon as `stopped` returns true.
+    """
     rate = _rate(facts.sample_rate)
     wanted = seconds * rate
     if wanted.denominator != 1:
-        raise ValueError("the length is no whole number of samples")
+        raise ValueError("the length is not a whole number of samples")
     mono = facts.channels == 1 or facts.voice_channel is not None
     layout = "mono" if mono else "stereo"
     with av.open(into, mode="w", format="flac") as output:
@@ -52,20 +56,20 @@ def render_audio(
 
 
 def _rate(source: int) -> int:
-    """The source's own rate if a video frame is a whole number of its samples."""
-    fits = source % 25 == 0 and _LOWEST_RATE <= source <= _HIGHEST_RATE
+    """Return the source's own rate if a video frame has a whole number of its samples."""
+    fits = source % FRAME_RATE == 0 and _LOWEST_RATE <= source <= _HIGHEST_RATE
     return source if fits else _HIGHEST_RATE
 
 
 def _planes(
     file: BinaryIO, facts: AudioFacts, rate: int, layout: str, stopped: Stopped
 ) -> Iterator[list[bytes]]:
-    """The decoded samples, 16 bit, one piece of bytes for each channel of the result."""
+    """Yield the decoded 16-bit samples: a list with the bytes of each channel of the result."""
     with opened_audio(file) as (container, stream):
         resampler: AudioResampler | None = None
         for frame in PacketReader(container, stream, stopped=stopped).frames():
             if resampler is None:
-                # One channel is picked, not mixed: the silent ones would only halve its level.
+                # The voice channel is taken alone: mixed with silent ones it would be less loud.
                 mixed = layout if facts.voice_channel is None else frame.layout.name
                 resampler = AudioResampler(format="s16p", layout=mixed, rate=rate)
             yield from _split(resampler.resample(frame), facts.voice_channel)
@@ -82,7 +86,7 @@ def _split(frames: list[AudioFrame], channel: int | None) -> Iterator[list[bytes
 
 
 def _exactly(pieces: Iterator[list[bytes]], wanted: int, mono: bool) -> Iterator[list[bytes]]:
-    """Cut the pieces at `wanted` samples, or go on with silence up to there."""
+    """Yield the pieces up to `wanted` samples, and silence if they end before."""
     left = wanted * _BYTES
     for piece in pieces:
         if left == 0:

@@ -1,4 +1,4 @@
-"""Fetches one input from the web into a bounded file, from the very address that was checked."""
+"""Fetches one input from the web into a file of limited size, only from a checked IP address."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ _TRY_AGAIN = frozenset({408, 425, 429})
 _MOST_ADDRESSES = 3
 _INFLATE_STEP = 256 * 1024
 _LONGEST_RETRY_SECONDS = 300.0
+DOWNLOAD_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """How long a host may take, in seconds, and how often it may send us elsewhere."""
+    """How long a host may take, in seconds, and how many redirects are followed."""
 
-    total_seconds: float = 120.0
+    total_seconds: float = DOWNLOAD_SECONDS
     connect_seconds: float = 10.0
     idle_seconds: float = 20.0
     max_redirects: int = 3
 
 
 class Fetcher:
-    """Fetches https addresses of public hosts, and of the hosts that the operator listed."""
+    """Fetches https URLs of public hosts, and URLs of hosts that the operator listed."""
 
     def __init__(
         self,
@@ -56,7 +57,10 @@ class Fetcher:
         self._tls = tls or httpx.create_ssl_context(trust_env=False)
 
     async def fetch(self, url: str, *, kind: Kind, limit: int, into: BinaryIO) -> None:
-        """Write the body, which must stay below `limit` bytes; JobFailed or InputUnavailable."""
+        """Write the file at `url`, which must be smaller than `limit` bytes, and rewind `into`.
+
+        Raise JobFailed, or InputUnavailable if another try may help.
+        """
         try:
             async with asyncio.timeout(self._limits.total_seconds):
                 await self._follow(url, kind=kind, limit=limit, into=into)
@@ -81,12 +85,12 @@ class Fetcher:
                 url = str(target.url.join(location))
             except (httpx.InvalidURL, ValueError) as error:
                 raise JobFailed(
-                    f"{kind}_unreachable", f"{target.shown} redirects to no valid address."
+                    f"{kind}_unreachable", f"{target.shown} redirects to an invalid address."
                 ) from error
         raise JobFailed(
             f"{kind}_unreachable",
-            f"{show(url)} was reached after more than {self._limits.max_redirects} redirects; "
-            "use the direct download link.",
+            f"The {kind} address leads to more than {self._limits.max_redirects} redirects, the "
+            f"last one to {show(url)}; use the direct download link.",
         )
 
     async def _first_answer(
@@ -98,7 +102,7 @@ class Fetcher:
                 return await self._hop(target, address, kind, limit, into)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
-            # httpx lets through a TLS error that comes after the handshake.
+            # httpx does not wrap a TLS error after the handshake.
             except (httpx.TransportError, ssl.SSLError) as error:
                 failure = error
                 break
@@ -113,9 +117,9 @@ class Fetcher:
     async def _hop(
         self, target: Target, address: str, kind: Kind, limit: int, into: BinaryIO
     ) -> str | None:
-        """Ask one address; the redirect's location, or None when the body was written."""
-        # A fresh client for each hop: httpx pools by address, and would answer for another
-        # host over a TLS connection that was verified for the first.
+        """Send the request to one IP address; return a redirect's location, None for a file."""
+        # A new client for each request: httpx pools connections by IP address, and would reuse a
+        # TLS connection that was verified for another host.
         transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, retries=0)
         timeout = httpx.Timeout(self._limits.idle_seconds, connect=self._limits.connect_seconds)
         async with (
@@ -150,13 +154,16 @@ def _has_cause(error: BaseException | None, wanted: type[BaseException]) -> bool
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """The seconds that a host asks us to wait, within reason."""
+    """Return the seconds of a Retry-After header, at most 300; None if there are none."""
     text = response.headers.get("retry-after", "")
     return min(float(text), _LONGEST_RETRY_SECONDS) if text.isascii() and text.isdigit() else None
 
 
 def check_status(response: httpx.Response, *, kind: Kind, shown: str) -> None:
-    """Raise unless the host answered with the whole file."""
+    """Return if the host answered with the whole file.
+
+    Else raise InputUnavailable if another try may help, and JobFailed if not.
+    """
     status = response.status_code
     if status == 200:
         return
@@ -176,7 +183,7 @@ def check_status(response: httpx.Response, *, kind: Kind, shown: str) -> None:
 
 
 async def copy_body(response: httpx.Response, *, kind: Kind, limit: int, into: BinaryIO) -> None:
-    """Stream a body into a file and stop as soon as it reaches `limit` bytes."""
+    """Write the body to a file; raise JobFailed as soon as it reaches `limit` bytes."""
     claimed = response.headers.get("content-length", "")
     if claimed.isascii() and claimed.isdigit() and int(claimed[:18]) >= limit:
         raise _too_large(kind, limit)
@@ -191,14 +198,17 @@ async def copy_body(response: httpx.Response, *, kind: Kind, limit: int, into: B
 
 
 async def _plain_chunks(response: httpx.Response, *, kind: Kind) -> AsyncIterator[bytes]:
-    """The body's bytes, unpacked in small steps if the host packs what we asked it not to."""
+    """Yield the body's bytes, decompressed in small steps if the host compresses unasked."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding in ("", "identity"):
         async for chunk in response.aiter_raw():
             yield chunk
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise JobFailed(f"{kind}_unreadable", f"The host packs the {kind} as {encoding[:20]!r}.")
+        raise JobFailed(
+            f"{kind}_unreadable",
+            f"The host compresses the {kind} as {encoding[:20]!r}, which is not supported.",
+        )
     unpack = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
         async for chunk in response.aiter_raw():
@@ -207,7 +217,7 @@ async def _plain_chunks(response: httpx.Response, *, kind: Kind) -> AsyncIterato
                 yield unpack.decompress(pending, _INFLATE_STEP)
                 pending = unpack.unconsumed_tail
     except zlib.error as error:
-        raise JobFailed(f"{kind}_unreadable", f"The {kind} arrived damaged.") from error
+        raise JobFailed(f"{kind}_unreadable", f"The compressed {kind} is damaged.") from error
 
 
 def _too_large(kind: Kind, limit: int) -> JobFailed:

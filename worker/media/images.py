@@ -1,4 +1,4 @@
-"""Recognises an image by its bytes, tells its upright size, and renders it to an exact size."""
+"""Recognises an image by its bytes, returns its facts, and renders it to an exact size."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import pillow_heif
 from PIL import Image, ImageCms, ImageFilter, ImageOps
 
-from worker.jobs.errors import JobFailed, Notice, WorkerError
+from worker.jobs.errors import JobFailed, WorkerError
 from worker.media.threads import Stopped, WorkStopped, never, refuse_text
 from worker.plan.media_facts import ImageFacts
+from worker.plan.policy import ImageFit
+from worker.plan.sizes import Size
 
-Fit = Literal["cover", "contain", "blur"]
-Size = tuple[int, int]
-
-DEFAULT_MAX_PIXELS = 50_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
 _ORIENTATION_TAG = 0x0112
 _TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
@@ -42,13 +40,13 @@ _CENTRE = (0.5, 0.35)
 @cache
 def _prepare_pillow() -> None:
     pillow_heif.register_heif_opener()
-    # Our own limit is checked before any pixel is decoded; Pillow's is a warning, not a refusal.
+    # Our limit is checked before any pixel is decoded; Pillow's limit would only warn.
     Image.MAX_IMAGE_PIXELS = None
 
 
 @contextmanager
 def _opened(file: BinaryIO, *, max_pixels: int) -> Iterator[Image.Image]:
-    """Open by content and check the size; every fault of a decoder becomes `image_unreadable`."""
+    """Open by content and check the size; raise JobFailed for every error of a decoder."""
     _prepare_pillow()
     refuse_text(file, kind="image")
     try:
@@ -63,30 +61,32 @@ def _opened(file: BinaryIO, *, max_pixels: int) -> Iterator[Image.Image]:
     except (WorkerError, WorkStopped):
         raise
     except Exception as error:
-        # Pillow's decoders raise whatever a damaged file drives them to.
+        # On a damaged file Pillow's decoders raise errors of any type.
         raise JobFailed(
-            "image_unreadable", "The image is damaged or in no format that can be decoded."
+            "image_unreadable", "The image is damaged, or has no format that can be decoded."
         ) from error
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF must not cost the picture
+    except Exception:  # noqa: BLE001 - the picture is good even if its EXIF is damaged
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
-def probe_image_file(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFacts:
-    """The facts of a local file, for the command line."""
+def probe_image_file(path: Path, *, max_pixels: int) -> ImageFacts:
+    """Return the facts of a local file; raise JobFailed as `probe_image`."""
     with path.open("rb") as file:
         return probe_image(file, max_pixels=max_pixels)
 
 
-def probe_image(
-    file: BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS, stopped: Stopped = never
-) -> ImageFacts:
-    """Decode an image once, small where the format allows; JobFailed when that does not work."""
+def probe_image(file: BinaryIO, *, max_pixels: int, stopped: Stopped = never) -> ImageFacts:
+    """Decode an image once, at a small scale if its format can, and return its facts.
+
+    Raise JobFailed if it cannot be decoded or has more than `max_pixels`, and WorkStopped if
+    `stopped` returns true.
+    """
     with _opened(file, max_pixels=max_pixels) as image:
         width, height = image.size
         turn = _orientation(image)
@@ -94,45 +94,28 @@ def probe_image(
             width, height = height, width
         if stopped():
             raise WorkStopped
-        mode = image.mode
         animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-        # Reads the whole file, so that a broken upload shows, but makes an eighth of the pixels.
-        image.draft(mode, (1, 1))
+        # This reads the whole file, which finds incomplete uploads, but an eighth of the pixels.
+        image.draft(image.mode, (1, 1))
         image.load()
-        has_alpha = image.has_transparency_data
         return ImageFacts(
             width=width,
             height=height,
             format="JPEG" if image.format == "MPO" else str(image.format),
-            has_alpha=has_alpha,
+            has_alpha=image.has_transparency_data,
             animated=animated,
-            mode=mode,
-            warnings=_notices(has_alpha=has_alpha, animated=animated),
         )
-
-
-def _notices(*, has_alpha: bool, animated: bool) -> tuple[Notice, ...]:
-    notices = []
-    if animated:
-        notices.append(
-            Notice("image_animated", "The image file holds several pictures; the first is meant.")
-        )
-    if has_alpha:
-        notices.append(
-            Notice("image_transparent", "The image has transparent parts, shown white at best.")
-        )
-    return tuple(notices)
 
 
 def render_image(
     file: BinaryIO,
     *,
     size: Size,
-    fit: Fit,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    fit: ImageFit,
+    max_pixels: int,
     stopped: Stopped = never,
 ) -> bytes:
-    """An upright sRGB JPEG of exactly `size`."""
+    """Return an upright sRGB JPEG of exactly `size`; raise as `probe_image`."""
     with _opened(file, max_pixels=max_pixels) as image:
         turn = _orientation(image)
         if image.mode in ("RGB", "L", "YCbCr"):
@@ -152,7 +135,7 @@ def render_image(
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """The first picture as 8-bit sRGB, transparent parts on white."""
+    """Return the first picture as 8-bit sRGB, transparent parts on white."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16"):
         picture = image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
@@ -172,7 +155,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """Grey of 32 bits or floats: its full scale is guessed from the brightest pixel."""
+    """Return 32-bit or float grey as RGB; its full scale is guessed from the brightest pixel."""
     brightest = image.getextrema()[1]
     top = float(brightest) if isinstance(brightest, int | float) else 255.0
     full = next((scale for scale in _FULL_SCALES[image.mode] if top <= scale), top)
@@ -191,7 +174,7 @@ def _from_profile(picture: Image.Image, profile: bytes) -> Image.Image:
     return picture if converted is None else converted
 
 
-def _fitted(picture: Image.Image, size: Size, fit: Fit) -> Image.Image:
+def _fitted(picture: Image.Image, size: Size, fit: ImageFit) -> Image.Image:
     resample = Image.Resampling.LANCZOS
     if fit == "cover":
         return ImageOps.fit(picture, size, resample, centering=_CENTRE)

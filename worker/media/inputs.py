@@ -1,4 +1,4 @@
-"""Opens a job's two inputs, and hands them to RunPod: as they are, or prepared."""
+"""Fetches and decodes a job's two inputs, and publishes them for RunPod: originals or prepared."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 from uuid import UUID
 
-from worker.jobs.errors import InputUnavailable, JobFailed, Notice
+from worker.jobs.errors import InputUnavailable, JobFailed
 from worker.media.addresses import Kind
 from worker.media.audio import probe_audio
-from worker.media.fetch import Fetcher
-from worker.media.images import DEFAULT_MAX_PIXELS, Fit, probe_image
+from worker.media.fetch import DOWNLOAD_SECONDS, Fetcher
+from worker.media.images import probe_image
 from worker.media.prepared import PreparedStore, RenderPlan
 from worker.media.storage import SCHEME, ObjectName, StorageApi, parse_storage_url
 from worker.media.threads import MediaThreads, both
 from worker.plan.media_facts import AudioFacts, ImageFacts, PublishedInputs
+from worker.plan.policy import ImageFit
 
-MIB = 1024 * 1024
-# RunPod counts a run's ttl from its own clock, and the handler downloads at the very end of it.
+# RunPod counts a run's ttl by its own clock, and the handler may download at the end of it.
 _SIGNED_LONGER_SECONDS = 900
 _PROBE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputPolicy:
-    """The operator's limits and choices; sizes in bytes must not be reached, only approached."""
+    """The operator's limits and choices.
 
-    max_image_bytes: int = 10 * MIB
-    max_audio_bytes: int = 50 * MIB
-    max_image_pixels: int = DEFAULT_MAX_PIXELS
-    max_decoded_seconds: int = 600
-    input_buckets: frozenset[str] = frozenset()
-    media_bucket: str | None = None
-    image_fit: Fit = "cover"
-    download_seconds: float = 120.0
+    Files must be smaller than `max_image_bytes` and `max_audio_bytes`. `max_open` jobs may have
+    their media in the temporary directory at a time. Without `media_bucket` nothing is prepared.
+    """
+
+    max_image_bytes: int
+    max_audio_bytes: int
+    max_image_pixels: int
+    input_buckets: frozenset[str]
+    media_bucket: str | None
+    image_fit: ImageFit
     max_open: int = 12
-    """Jobs whose media lie in the temporary directory at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedMedia:
-    """Both inputs of a job, fetched and decoded; valid inside `InputDesk.open` alone."""
+    """Both inputs of a job, fetched and decoded; valid only inside `InputMedia.open`."""
 
     audio: AudioFacts
     image: ImageFacts
@@ -54,14 +55,9 @@ class OpenedMedia:
     audio_file: BinaryIO
     image_file: BinaryIO
 
-    @property
-    def warnings(self) -> tuple[Notice, ...]:
-        """What the files themselves give reason to say."""
-        return (*self.audio.warnings, *self.image.warnings)
 
-
-class InputDesk:
-    """Takes inputs in and gives them out again; owns the threads that decode media."""
+class InputMedia:
+    """Opens, publishes and removes the inputs of jobs; owns the threads that decode media."""
 
     def __init__(
         self,
@@ -87,14 +83,17 @@ class InputDesk:
             )
 
     def close(self) -> None:
-        """Give the threads up."""
+        """Stop the threads."""
         self._threads.close()
 
     @asynccontextmanager
     async def open(
         self, *, image_url: str | None, audio_url: str | None, user_id: str | UUID | None
     ) -> AsyncIterator[OpenedMedia]:
-        """Fetch and decode both inputs; JobFailed, or InputUnavailable when trying again helps."""
+        """Fetch and decode both inputs.
+
+        Raise JobFailed, or InputUnavailable if another try may help.
+        """
         user = None if user_id is None else str(user_id)
         image_source = self._source("image", image_url, user)
         audio_source = self._source("audio", audio_url, user)
@@ -112,26 +111,26 @@ class InputDesk:
                     image_file=image_file,
                 )
 
-    async def probe_audio(self, source: str | ObjectName) -> AudioFacts:
-        """The facts of one audio address, for the command line."""
+    async def probe_audio(self, url: str) -> AudioFacts:
+        """Return the facts of one audio URL; raise as `open`."""
         with TemporaryFile() as file:
-            return await self._audio(source, file)
+            return await self._audio(url, file)
 
-    async def probe_image(self, source: str | ObjectName) -> ImageFacts:
-        """The facts of one image address, for the command line."""
+    async def probe_image(self, url: str) -> ImageFacts:
+        """Return the facts of one image URL; raise as `open`."""
         with TemporaryFile() as file:
-            return await self._image(source, file)
+            return await self._image(url, file)
 
     def _source(self, kind: Kind, url: str | None, user_id: str | None) -> str | ObjectName:
         if url is None or not url.strip():
-            raise JobFailed(f"{kind}_missing", f"The job names no {kind}: set {kind}_url.")
+            raise JobFailed(f"{kind}_missing", f"The job has no {kind}: set {kind}_url.")
         url = url.strip()
         if not url.lower().startswith(SCHEME):
             return url
         if self._storage is None or not self._policy.input_buckets:
             raise JobFailed(
                 "input_forbidden",
-                f"The {kind} is named by storage://, but this service opens no bucket "
+                f"The {kind} has a storage:// address, but this service opens no bucket "
                 "(INPUT_BUCKETS).",
             )
         return parse_storage_url(
@@ -148,11 +147,8 @@ class InputDesk:
 
     async def _audio(self, source: str | ObjectName, file: BinaryIO) -> AudioFacts:
         await self._fetch(source, "audio", self._policy.max_audio_bytes, file)
-        limit = self._policy.max_decoded_seconds
         async with _within(_PROBE_SECONDS, "audio"):
-            return await self._threads.run(
-                lambda stopped: probe_audio(file, max_seconds=limit, stopped=stopped)
-            )
+            return await self._threads.run(lambda stopped: probe_audio(file, stopped=stopped))
 
     async def _fetch(
         self, source: str | ObjectName, kind: Kind, limit: int, file: BinaryIO
@@ -161,12 +157,12 @@ class InputDesk:
             await self._fetcher.fetch(source, kind=kind, limit=limit, into=file)
             return
         await self._stored().download(
-            source, kind=kind, limit=limit, into=file, seconds=self._policy.download_seconds
+            source, kind=kind, limit=limit, into=file, seconds=DOWNLOAD_SECONDS
         )
 
     def _stored(self) -> StorageApi:
         if self._storage is None:
-            raise RuntimeError("no Storage was given to the desk")
+            raise RuntimeError("InputMedia was made without Storage")
         return self._storage
 
     async def publish(
@@ -178,7 +174,12 @@ class InputDesk:
         attempt: int,
         ttl_seconds: int,
     ) -> PublishedInputs:
-        """Addresses that outlive a run's ttl: of the originals, or of prepared inputs."""
+        """Return URLs of the originals, or of prepared inputs, that are valid beyond the run's ttl.
+
+        `ttl_seconds` counts from now. Raise JobFailed if the GPU worker could not read an
+        original, and StoreUnavailable if Storage is away. What was uploaded before an error is
+        deleted.
+        """
         lifetime = ttl_seconds + _SIGNED_LONGER_SECONDS
         if self._prepared is None:
             _refuse_unprepared(media)
@@ -205,32 +206,28 @@ class InputDesk:
         return await self._stored().sign(source, seconds=seconds, kind=kind)
 
     async def discard(self, objects: Sequence[str]) -> None:
-        """Delete what `publish` made; StoreUnavailable when Storage does not take it."""
+        """Delete the objects of `publish`; raise StoreUnavailable if Storage is away."""
         if self._prepared is not None:
             await self._prepared.discard(objects)
 
-    async def discard_job(self, job_id: str | UUID) -> int:
-        """Delete every prepared input of a job, all attempts; the number of objects deleted."""
-        return 0 if self._prepared is None else await self._prepared.discard_job(job_id)
-
     async def purge_older_than(self, instant: datetime) -> int:
-        """Delete prepared inputs made before an instant; the number of objects deleted."""
+        """Delete prepared inputs made before an instant; return the number of objects deleted."""
         return 0 if self._prepared is None else await self._prepared.purge_older_than(instant)
 
 
 def _refuse_unprepared(media: OpenedMedia) -> None:
-    """Refuse originals with which ComfyUI's loaders would fail on the GPU, after the cold start."""
+    """Raise JobFailed for originals that ComfyUI could not load, before a GPU worker starts."""
     if media.image.format == "HEIF":
         raise JobFailed(
             "image_unreadable",
-            "The image is HEIC, which the GPU worker cannot read: save it as JPEG or PNG, or let "
-            "the operator set MEDIA_BUCKET, so that it is converted.",
+            "The image is HEIC, which the GPU worker cannot read: save it as JPEG or PNG. The "
+            "operator can set MEDIA_BUCKET, so that it is converted.",
         )
     if media.audio.bad_packets:
         raise JobFailed(
             "audio_unreadable",
-            f"The audio is damaged in {media.audio.bad_packets} places, at which the GPU worker "
-            "would stop: export it again, or let the operator set MEDIA_BUCKET.",
+            f"The audio is damaged in {media.audio.bad_packets} places, where the GPU worker would "
+            "stop: export it again. If the operator sets MEDIA_BUCKET, damaged parts are left out.",
         )
 
 

@@ -1,11 +1,10 @@
-"""Makes, keeps and removes prepared inputs: exactly the files that a run needs."""
+"""Renders, uploads and deletes prepared inputs: files of the exact size and length of a video."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
 from functools import partial
 from tempfile import TemporaryFile
 from typing import BinaryIO, Protocol
@@ -13,17 +12,18 @@ from uuid import UUID
 
 from worker.jobs.errors import StoreUnavailable
 from worker.media.audio_render import render_audio
-from worker.media.images import Fit, render_image
+from worker.media.images import render_image
 from worker.media.storage import ObjectName, StorageApi
 from worker.media.threads import MediaThreads
+from worker.plan.frames import FRAME
 from worker.plan.media_facts import AudioFacts
+from worker.plan.policy import ImageFit
 
-_FRAME_RATE = 25
 _FOLDER = "inputs"
 
 
 class RenderPlan(Protocol):
-    """What is rendered for: pixels, and frames of 1/25 s."""
+    """The part of a plan that prepared inputs depend on: pixels, and frames of 1/25 s."""
 
     @property
     def width(self) -> int: ...
@@ -42,7 +42,7 @@ class PreparedInputs:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Their names as they are kept with the attempt."""
+        """Their names as the submission keeps them."""
         return (str(self.image), str(self.audio))
 
 
@@ -50,7 +50,13 @@ class PreparedStore:
     """Prepared inputs in one bucket, in a folder for each job and attempt."""
 
     def __init__(
-        self, *, bucket: str, storage: StorageApi, threads: MediaThreads, fit: Fit, max_pixels: int
+        self,
+        *,
+        bucket: str,
+        storage: StorageApi,
+        threads: MediaThreads,
+        fit: ImageFit,
+        max_pixels: int,
     ) -> None:
         self._bucket = bucket
         self._storage = storage
@@ -59,7 +65,7 @@ class PreparedStore:
         self._max_pixels = max_pixels
 
     def names(self, job_id: str | UUID, attempt: int) -> PreparedInputs:
-        """Where an attempt's inputs lie."""
+        """Return the names of an attempt's inputs."""
         folder = f"{_FOLDER}/{job_id}/{attempt}"
         return PreparedInputs(
             image=ObjectName(bucket=self._bucket, path=f"{folder}/image.jpg"),
@@ -77,42 +83,35 @@ class PreparedStore:
         self, name: ObjectName, file: BinaryIO, facts: AudioFacts, plan: RenderPlan
     ) -> None:
         """Upload audio of exactly as many samples as the frames last."""
-        seconds = Fraction(plan.frames, _FRAME_RATE)
+        seconds = plan.frames * FRAME
         with TemporaryFile() as into:
             work = partial(render_audio, file, facts, seconds=seconds, into=into)
             await self._threads.run(lambda stopped: work(stopped=stopped))
             await self._storage.upload(name, into, content_type="audio/flac")
 
     async def discard(self, objects: Sequence[str]) -> None:
-        """Delete objects by their kept names; names from elsewhere are left alone."""
+        """Delete objects by their names; ignore names that this store did not make."""
         start = f"{self._bucket}/{_FOLDER}/"
         own = [name.removeprefix(f"{self._bucket}/") for name in objects if name.startswith(start)]
         await self._storage.delete(self._bucket, own)
 
     async def discard_quietly(self, objects: Sequence[str]) -> None:
-        """Try to delete after an error that matters more; the retention takes what is left."""
+        """Try to delete after another error; `purge_older_than` deletes what is left."""
         try:
             await self.discard(objects)
         except StoreUnavailable:
             return
 
-    async def discard_job(self, job_id: str | UUID, *, older_than: datetime | None = None) -> int:
-        """Delete the inputs of all attempts of a job; the number of objects deleted."""
-        paths: list[str] = []
-        for attempt in await self._storage.list_folder(self._bucket, f"{_FOLDER}/{job_id}"):
-            paths.extend(
-                entry.path
-                for entry in await self._storage.list_folder(self._bucket, attempt.path)
-                if entry.created_at is not None
-                and (older_than is None or entry.created_at < older_than)
-            )
-        await self._storage.delete(self._bucket, paths)
-        return len(paths)
-
     async def purge_older_than(self, instant: datetime) -> int:
-        """Delete inputs made before an instant; the number of objects deleted."""
+        """Delete inputs made before an instant; return the number of objects deleted."""
         deleted = 0
-        for folder in await self._storage.list_folder(self._bucket, _FOLDER):
-            job_id = folder.path.removeprefix(f"{_FOLDER}/")
-            deleted += await self.discard_job(job_id, older_than=instant)
+        for job in await self._storage.list_folder(self._bucket, _FOLDER):
+            paths = [
+                entry.path
+                for attempt in await self._storage.list_folder(self._bucket, job.path)
+                for entry in await self._storage.list_folder(self._bucket, attempt.path)
+                if entry.created_at is not None and entry.created_at < instant
+            ]
+            await self._storage.delete(self._bucket, paths)
+            deleted += len(paths)
         return deleted

@@ -1,4 +1,4 @@
-"""Supabase Storage over its REST interface: read private inputs, keep prepared ones."""
+"""Supabase Storage over its REST API: reads private inputs, stores and signs prepared ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ObjectName:
 
     @property
     def quoted(self) -> str:
-        """The name as it stands in an address: each segment escaped by itself."""
+        """The name as part of a URL, each segment escaped."""
         return "/".join(quote(part, safe="") for part in (self.bucket, *self.path.split("/")))
 
 
@@ -51,13 +51,16 @@ class StoredObject:
 def parse_storage_url(
     url: str, *, kind: Kind, buckets: Collection[str], user_id: str | None
 ) -> ObjectName:
-    """Read `storage://bucket/path` and refuse what the row's user may not read."""
+    """Return the object of a `storage://bucket/path` address.
+
+    Raise JobFailed `input_forbidden` if the row's user may not read it.
+    """
     bucket, _, path = url.removeprefix(SCHEME).partition("/")
     segments = path.split("/")
     if not _BUCKET.fullmatch(bucket) or not _NAME.fullmatch(path) or bucket.strip(".") == "":
-        raise _forbidden(kind, "write storage://bucket/path with the object's name as it is stored")
+        raise _forbidden(kind, "use storage://bucket/path with the exact name of the stored object")
     if any(segment.strip() in ("", ".", "..") for segment in segments):
-        raise _forbidden(kind, "its path has an empty or a dotted part")
+        raise _forbidden(kind, "its path has an empty segment, . or ..")
     if bucket not in buckets:
         raise _forbidden(kind, f"bucket {bucket} is not open for inputs")
     if user_id is not None and (segments[0] != user_id.lower() or len(segments) < 2):
@@ -66,11 +69,11 @@ def parse_storage_url(
 
 
 def _forbidden(kind: Kind, why: str) -> JobFailed:
-    return JobFailed("input_forbidden", f"The {kind} may not be read: {why}.")
+    return JobFailed("input_forbidden", f"This {kind} is not allowed: {why}.")
 
 
 class StorageApi:
-    """The few calls that the worker makes, with the service key."""
+    """The calls that the worker makes, with the service key."""
 
     def __init__(self, *, url: str, key: str, client: httpx.AsyncClient) -> None:
         self._base = url.rstrip("/") + "/storage/v1"
@@ -80,7 +83,11 @@ class StorageApi:
     async def download(
         self, name: ObjectName, *, kind: Kind, limit: int, into: BinaryIO, seconds: float
     ) -> None:
-        """Stream an object below `limit` bytes into a file; JobFailed or InputUnavailable."""
+        """Write an object, which must be smaller than `limit` bytes, into a file and rewind it.
+
+        Raise JobFailed if the object cannot be used, and InputUnavailable if Storage does not
+        deliver it within `seconds`.
+        """
         url = f"{self._base}/object/{name.quoted}"
         headers = {**self._headers, "Accept-Encoding": "identity"}
         try:
@@ -99,7 +106,11 @@ class StorageApi:
             into.seek(0)
 
     async def sign(self, name: ObjectName, *, seconds: int, kind: Kind) -> str:
-        """An address that reads this object without a key for so many seconds; keep it secret."""
+        """Return a URL that reads the object without a key for `seconds`; keep it secret.
+
+        Raise JobFailed or InputUnavailable if the object cannot be read, and StoreUnavailable if
+        Storage is away.
+        """
         response = await self._call(
             "POST", f"object/sign/{name.quoted}", json={"expiresIn": max(seconds, 1)}
         )
@@ -107,11 +118,11 @@ class StorageApi:
             await _refuse_download(response, kind=kind, name=name)
         signed = _json(response).get("signedURL")
         if not isinstance(signed, str) or not signed.startswith("/"):
-            raise StoreUnavailable("Supabase Storage answered without a signed address.")
+            raise StoreUnavailable("Supabase Storage answered without a signed URL.")
         return self._base + signed
 
     async def upload(self, name: ObjectName, data: bytes | BinaryIO, *, content_type: str) -> None:
-        """Store an object, in place of one with the same name."""
+        """Store an object, replacing one of the same name; raise StoreUnavailable if that fails."""
         response = await self._call(
             "POST",
             f"object/{name.quoted}",
@@ -120,12 +131,12 @@ class StorageApi:
         )
         if response.status_code != 200:
             raise StoreUnavailable(
-                f"Supabase Storage did not take an object for bucket {name.bucket}: "
+                f"Supabase Storage did not store an object in bucket {name.bucket}: "
                 f"{_reason(response)}."
             )
 
     async def delete(self, bucket: str, paths: Sequence[str]) -> None:
-        """Delete objects; those that are not there are no fault."""
+        """Delete objects, ignoring missing ones; raise StoreUnavailable if that fails."""
         for start in range(0, len(paths), _PAGE):
             response = await self._call(
                 "DELETE",
@@ -138,7 +149,10 @@ class StorageApi:
                 )
 
     async def list_folder(self, bucket: str, folder: str) -> list[StoredObject]:
-        """Everything directly in a folder, subfolders included (they have no time)."""
+        """Return everything directly in a folder, subfolders included (they have no time).
+
+        Raise StoreUnavailable if that fails.
+        """
         entries: list[StoredObject] = []
         while True:
             response = await self._call(
@@ -185,7 +199,7 @@ def _json(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def _status(response: httpx.Response) -> int:
-    """The status that is meant: Storage sends its own in the body of an HTTP 400."""
+    """Return the real status: Storage sends its own in the body of an HTTP 400."""
     stated = str(_json(response).get("statusCode", ""))
     return int(stated) if stated.isascii() and stated.isdigit() else response.status_code
 
@@ -199,7 +213,7 @@ async def _refuse_download(response: httpx.Response, *, kind: Kind, name: Object
     await response.aread()
     status = _status(response)
     if status == 404:
-        raise JobFailed(f"{kind}_unreachable", f"Storage holds no object {name}.")
+        raise JobFailed(f"{kind}_unreachable", f"Supabase Storage has no object {name}.")
     if status >= 500 or status in (401, 403, 429):
         raise InputUnavailable(
             f"{kind}_unreachable",

@@ -1,4 +1,4 @@
-"""The few threads that decode media, and the first look at a file's bytes."""
+"""The threads that decode media, and a first check of a file's bytes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from worker.media.addresses import Kind
 T = TypeVar("T")
 U = TypeVar("U")
 Stopped = Callable[[], bool]
-"""Asked between two steps of long work: is the result still wanted?"""
+"""Called between two steps of long work; true if nobody waits for its result any more."""
 
 
 class WorkStopped(Exception):
-    """The work was given up because nobody waits for its result."""
+    """The work ended early, because nobody waits for its result."""
 
 
 def never() -> bool:
-    """For work that nobody cancels."""
+    """Return false: for work that nobody cancels."""
     return False
 
 
 class MediaThreads:
-    """Runs blocking media work on threads of its own, images one at a time."""
+    """Runs blocking media work on its own threads; only one image at a time."""
 
     def __init__(self, workers: int = 2) -> None:
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="media")
         self._one_image = asyncio.Semaphore(1)
 
     async def run(self, work: Callable[[Stopped], T]) -> T:
-        """Run `work` on a thread; a cancelled caller stops it and waits until it let go."""
+        """Return what `work` returns on a thread; cancelling stops the work and waits for it."""
         stop = threading.Event()
         job = self._pool.submit(work, stop.is_set)
         future = asyncio.wrap_future(job)
@@ -43,25 +43,25 @@ class MediaThreads:
         except asyncio.CancelledError:
             stop.set()
             if not job.cancel():
-                # The thread still reads the caller's file; closing that under it would be worse
-                # than waiting for the packet in hand.
+                # The thread still reads the caller's file, which must stay open until the thread
+                # has finished its current step.
                 await asyncio.wait({future})
                 if not future.cancelled():
                     future.exception()
             raise
 
     async def run_image(self, work: Callable[[Stopped], T]) -> T:
-        """Like `run`, with never two images in memory at once."""
+        """Return what `work` returns; only one image is in memory at a time."""
         async with self._one_image:
             return await self.run(work)
 
     def close(self) -> None:
-        """Give the threads up; work in hand ends by itself."""
+        """Start no more work; running work ends by itself."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def refuse_text(file: BinaryIO, *, kind: Kind) -> None:
-    """Refuse an empty file and a web page, each with the sentence that helps; rewinds the file."""
+    """Raise JobFailed for an empty file, a web page or other text; rewind the file."""
     file.seek(0)
     head = file.read(1024)
     file.seek(0)
@@ -76,25 +76,25 @@ def refuse_text(file: BinaryIO, *, kind: Kind) -> None:
     if start.startswith((b"<?xml", b"<error", b"{", b"[playlist]", b"#extm3u")):
         raise JobFailed(
             f"{kind}_unreadable",
-            f"The {kind} file holds text, such as an error page or a playlist.",
+            f"The {kind} file contains text, such as an error page or a playlist.",
         )
 
 
 async def both(first: Coroutine[None, None, T], second: Coroutine[None, None, U]) -> tuple[T, U]:
-    """Wait for both; a failure stops the other one, and is raised as it is."""
+    """Return both results; if one fails, cancel the other and raise the error itself."""
     try:
         async with asyncio.TaskGroup() as group:
-            one, other = group.create_task(first), group.create_task(second)
+            first_task, second_task = group.create_task(first), group.create_task(second)
     except BaseExceptionGroup as errors:
-        failure = _foremost(errors)
+        failure = _most_important(errors)
     else:
-        return one.result(), other.result()
-    # Raised out here, so that the error does not drag the group that it was in behind it.
+        return first_task.result(), second_task.result()
+    # Raised here, after the except block, so that the error does not keep the group as context.
     raise failure
 
 
-def _foremost(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to report: one that ends the job before one that may pass, a defect before all."""
+def _most_important(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error to report: a defect, else an error that ends the job, else the first."""
     flat = list(_flatten(errors))
     for error in flat:
         if not isinstance(error, WorkerError):

@@ -1,8 +1,8 @@
 """Chooses how many frames a video gets, in exact arithmetic.
 
-InfiniteTalk renders overlapping windows of 81 frames at 25 frames a second. Frame counts that do
-not end with a window are padded with silence, which blurs the last seconds; so only aligned
-counts are sent, always rounded down to what the audio fills.
+InfiniteTalk renders overlapping windows of 81 frames at 25 frames a second. It fills up the last
+window with silence, which blurs the last seconds. So only counts that end with a window are sent,
+always rounded down to what the audio fills.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
-from typing import Literal
 
 from worker.jobs.errors import JobFailed
+from worker.plan.policy import PlanPolicy
 
 FRAME_RATE = 25
+FRAME = Fraction(1, FRAME_RATE)
+"""Seconds of one frame."""
 FIRST_WINDOW = 81
 GUIDE_ADVANCE = 72
-GUIDE_MAX_FRAMES = 1089
-MAX_AUDIO_SECONDS = Fraction(60)
-SHORTEST_AUDIO = Fraction(FIRST_WINDOW, FRAME_RATE)
-
-Overlong = Literal["trim", "reject"]
-Alignment = Literal["guide", "template"]
+SHORTEST_AUDIO = FIRST_WINDOW * FRAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramePlan:
-    """The frames of one video; windows as the guide counts them and as they are sampled."""
+    """The length of one video; durations in exact seconds.
+
+    `windows` is the guide's count, `sampled_windows` what the GPU really renders.
+    """
 
     audio_duration: Fraction
     frames: int
@@ -35,51 +35,25 @@ class FramePlan:
     sampled_windows: int
     video_duration: Fraction
     seconds_cut: Fraction
-    seconds_padded: Fraction = Fraction(0)
+    seconds_padded: Fraction
 
 
-def plan_frames(
-    audio: Fraction,
-    *,
-    max_audio_seconds: Fraction = MAX_AUDIO_SECONDS,
-    max_frames: int = GUIDE_MAX_FRAMES,
-    overlong: Overlong = "trim",
-    alignment: Alignment = "guide",
-    advance: int = GUIDE_ADVANCE,
-    pad: bool = False,
-) -> FramePlan:
-    """Choose the largest aligned count that `audio` (seconds) fills; JobFailed if there is none.
+def plan_frames(audio: Fraction, *, policy: PlanPolicy, advance: int) -> FramePlan:
+    """Return the largest aligned frame count that `audio` (seconds) fills.
 
-    `advance` is what the template's windows move by. With `pad` the count is the next larger one,
-    for audio that gets real silence at its end.
+    If the policy pads, it is the next larger count, for audio that gets silence at its end.
+    `advance` is the number of frames from one window of the template to the next. Raise JobFailed
+    if the audio is too short or too long.
     """
-    if audio < SHORTEST_AUDIO:
-        raise JobFailed(
-            "audio_too_short",
-            f"The audio has {in_seconds(audio, decimals=6)} s; it must have at least 3.24 s "
-            f"(minimum 81 frames). Send a longer recording.",
-        )
-    if audio > max_audio_seconds:
-        raise JobFailed(
-            "audio_too_long",
-            f"The audio has {in_seconds(audio, decimals=6)} s, which exceeds the maximum of "
-            f"{in_seconds(max_audio_seconds)} s. Shorten it or split it into several jobs.",
-        )
-    stride = advance if alignment == "template" else GUIDE_ADVANCE
-    longest = _aligned_down(max_frames, stride)
-    if overlong == "reject" and audio > Fraction(longest, FRAME_RATE):
-        raise JobFailed(
-            "audio_too_long",
-            f"The audio has {in_seconds(audio, decimals=6)} s; the longest video has "
-            f"{in_seconds(Fraction(longest, FRAME_RATE))} s ({longest} frames), and this service "
-            f"does not cut. Shorten it or split it into several jobs.",
-        )
+    stride = advance if policy.frame_alignment == "template" else GUIDE_ADVANCE
+    longest = _aligned_down(policy.max_frames, stride)
+    _check_length(audio, longest, policy)
     filled = audio * FRAME_RATE
     frames = _aligned_down(floor(filled), stride)
-    if pad and frames < filled:
+    if policy.pads and frames < filled:
         frames += stride
     frames = min(frames, longest)
-    video = Fraction(frames, FRAME_RATE)
+    video = frames * FRAME
     return FramePlan(
         audio_duration=audio,
         frames=frames,
@@ -92,20 +66,37 @@ def plan_frames(
 
 
 def sampled_windows(frames: int, advance: int) -> int:
-    """Return how many windows the GPU really renders for this count."""
+    """Return how many windows the GPU really renders for this frame count."""
     return ceil(Fraction(max(frames - FIRST_WINDOW, 0), advance)) + 1
 
 
-def aligned_counts(advance: int = GUIDE_ADVANCE, max_frames: int = GUIDE_MAX_FRAMES) -> list[int]:
-    """Return every permitted frame count up to `max_frames`."""
-    return list(range(FIRST_WINDOW, max_frames + 1, advance))
-
-
 def in_seconds(value: Fraction, *, decimals: int = 3) -> str:
-    """Write seconds for people, rounded down: two decimals, and more where they matter."""
+    """Return seconds as text, rounded down to `decimals`, with at least two decimals."""
     whole, rest = divmod(floor(value * 10**decimals), 10**decimals)
     text = f"{rest:0{decimals}d}".rstrip("0")
     return f"{whole}.{text:0<2}"
+
+
+def _check_length(audio: Fraction, longest: int, policy: PlanPolicy) -> None:
+    length = f"The audio is {in_seconds(audio, decimals=6)} s long"
+    if audio < SHORTEST_AUDIO:
+        raise JobFailed(
+            "audio_too_short",
+            f"{length}; it must be at least {in_seconds(SHORTEST_AUDIO)} s (minimum "
+            f"{FIRST_WINDOW} frames). Send a longer recording.",
+        )
+    if audio > policy.max_audio_seconds:
+        raise JobFailed(
+            "audio_too_long",
+            f"{length}, which exceeds the maximum of {in_seconds(policy.max_audio_seconds)} s. "
+            f"Shorten it or split it into several jobs.",
+        )
+    if policy.overlong_audio == "reject" and audio > longest * FRAME:
+        raise JobFailed(
+            "audio_too_long",
+            f"{length}; the longest video is {in_seconds(longest * FRAME)} s ({longest} frames), "
+            f"and this service does not cut audio. Shorten it or split it into several jobs.",
+        )
 
 
 def _aligned_down(frames: int, stride: int) -> int:

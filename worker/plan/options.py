@@ -1,9 +1,10 @@
-"""What a row asks for, and the checks that anything which may stand there must pass."""
+"""What a row asks for, and the checks of every value that it may hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from worker.jobs.errors import JobFailed
 from worker.jobs.text import safe_prompt
@@ -15,8 +16,8 @@ MAX_SEED = 999_999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a row asks for, as it stands there: anything may be in it."""
+class RequestedOptions:
+    """The options of a row, unchecked: each may be of any type."""
 
     width: object = None
     height: object = None
@@ -30,9 +31,59 @@ class Wishes:
     crf: object = None
 
 
+class Prompt(NamedTuple):
+    """A prompt as plain words, None for the template's own; `changed`: signs were removed."""
+
+    text: str | None
+    changed: bool
+
+
 def quality_of(value: object) -> str:
-    """Return the tier; JobFailed `quality_invalid`."""
+    """Return the quality tier; raise JobFailed `quality_invalid`."""
     return _choice(value, "hd", TIERS, "quality_invalid", "quality")
+
+
+def steps_of(value: object, default: int) -> int:
+    """Return the number of steps; raise JobFailed `steps_invalid`."""
+    if value is None:
+        return default
+    return _whole(value, *STEPS_RANGE, "steps_invalid", "steps")
+
+
+def seed_of(value: object, draw: Callable[[], int]) -> int:
+    """Return the seed, drawn if it is None or 0; raise JobFailed `seed_invalid`."""
+    if value is None:
+        return draw()
+    return _whole(value, 0, MAX_SEED, "seed_invalid", "seed", "; 0 or no value: random") or draw()
+
+
+def prompt_of(value: object, name: str) -> Prompt:
+    """Return the prompt; raise JobFailed `prompt_invalid`."""
+    if value is None:
+        return Prompt(None, changed=False)
+    if not isinstance(value, str) or len(value) > MAX_PROMPT:
+        raise JobFailed(
+            "prompt_invalid", f"The {name} must be text of at most {MAX_PROMPT} characters."
+        )
+    safe = safe_prompt(value)
+    return Prompt(safe or None, changed=safe != " ".join(value.split()))
+
+
+def knob_of(
+    value: object, name: str, known: Collection[str], default: str, policy: PlanPolicy
+) -> str:
+    """Return the value of the knob `name` if it is open; raise JobFailed `knob_invalid`."""
+    # The app may use the key of a closed knob in its metadata for its own purposes.
+    if name not in policy.open_knobs:
+        return default
+    return _choice(value, default, known, "knob_invalid", name)
+
+
+def crf_of(value: object, policy: PlanPolicy) -> int | None:
+    """Return the crf if that knob is open; raise JobFailed `knob_invalid`."""
+    if value is None or "crf" not in policy.open_knobs:
+        return None
+    return _whole(value, *CRF_RANGE, "knob_invalid", "crf")
 
 
 def _choice(value: object, default: str, known: Collection[str], code: str, name: str) -> str:
@@ -43,58 +94,7 @@ def _choice(value: object, default: str, known: Collection[str], code: str, name
     raise JobFailed(code, f"The {name} must be one of: {', '.join(known)}.")
 
 
-def _whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def steps_of(value: object, default: int) -> int:
-    """Return the steps; JobFailed `steps_invalid`."""
-    low, high = STEPS_RANGE
-    if value is None:
-        return default
-    if isinstance(value, int) and _whole(value, low, high):
+def _whole(value: object, low: int, high: int, code: str, name: str, hint: str = "") -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return value
-    raise JobFailed("steps_invalid", f"The steps must be a whole number from {low} to {high}.")
-
-
-def seed_of(value: object, draw: Callable[[], int]) -> int:
-    """Return the seed, drawn for None and 0; JobFailed `seed_invalid`."""
-    drawn = draw() if value is None or (value == 0 and _whole(value, 0, 0)) else value
-    if isinstance(drawn, int) and _whole(drawn, 1, MAX_SEED):
-        return drawn
-    raise JobFailed(
-        "seed_invalid",
-        f"The seed must be a whole number from 0 to {MAX_SEED}; 0 or nothing draws one.",
-    )
-
-
-def prompt_of(value: object, name: str) -> tuple[str | None, bool]:
-    """Return a prompt as plain words, or None, and whether words were changed; `prompt_invalid`."""
-    if value is None:
-        return None, False
-    if not isinstance(value, str) or len(value) > MAX_PROMPT:
-        raise JobFailed(
-            "prompt_invalid", f"The {name} must be text of at most {MAX_PROMPT} characters."
-        )
-    safe = safe_prompt(value)
-    return safe or None, safe != " ".join(value.split())
-
-
-def knob_of(
-    value: object, name: str, known: Collection[str], default: str, policy: PlanPolicy
-) -> str:
-    """Return what an open knob is set to; JobFailed `knob_invalid`."""
-    # A knob that is not open is the app's own note in its metadata, and none of our business.
-    if name not in policy.open_knobs:
-        return default
-    return _choice(value, default, known, "knob_invalid", name)
-
-
-def crf_of(value: object, policy: PlanPolicy) -> int | None:
-    """Return the crf if the job may set it; JobFailed `knob_invalid`."""
-    low, high = CRF_RANGE
-    if value is None or "crf" not in policy.open_knobs:
-        return None
-    if isinstance(value, int) and _whole(value, low, high):
-        return value
-    raise JobFailed("knob_invalid", f"The crf must be a whole number from {low} to {high}.")
+    raise JobFailed(code, f"The {name} must be a whole number from {low} to {high}{hint}.")

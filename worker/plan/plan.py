@@ -1,4 +1,4 @@
-"""Decides everything about a video before anything is spent: one value, the plan."""
+"""Decides everything about a video before anything is spent; the result is one value, the plan."""
 
 from __future__ import annotations
 
@@ -8,24 +8,39 @@ from decimal import Decimal
 from fractions import Fraction
 from math import ceil
 
-from worker.jobs.errors import JobFailed, Notice
-from worker.plan.frames import FramePlan, in_seconds, plan_frames
+from worker.jobs.errors import JobFailed
+from worker.plan.frames import FRAME, FramePlan, in_seconds, plan_frames
 from worker.plan.media_facts import AudioFacts, ImageFacts
-from worker.plan.options import Wishes as Wishes
-from worker.plan.options import crf_of, knob_of, prompt_of, quality_of, seed_of, steps_of
+from worker.plan.options import (
+    RequestedOptions,
+    crf_of,
+    knob_of,
+    prompt_of,
+    quality_of,
+    seed_of,
+    steps_of,
+)
 from worker.plan.policy import PlanPolicy
 from worker.plan.sizes import plan_size
 from worker.plan.tiers import LORAS, MODELS, TIERS
-from worker.plan.warnings import plan_notices, within_bytes
+from worker.plan.warnings import PlanWarning, plan_warnings, within_bytes
 
+# Pixels times steps of the render that `seconds_per_window` is measured with.
 _REFERENCE_WORK = 1280 * 720 * 4
 _MAX_WARNING_BYTES = 1500
+# RunPod's policy, in seconds: what a run may take beyond its expected time, at most six days,
+# and what it may live beyond the queue's deadline and that.
+_STARTUP_SECONDS = 600
 _LONGEST_RUN = 6 * 24 * 3600
+_TTL_RESERVE = 1800
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What will be rendered, how long that takes, and what it costs; durations in seconds."""
+    """What will be rendered, how long that takes, and what it costs.
+
+    Durations are in seconds, the size in pixels, the cost in US dollars (None without a price).
+    """
 
     audio_duration: Fraction
     frames: int
@@ -44,16 +59,15 @@ class Plan:
     seed: int
     prompt: str | None
     negative_prompt: str | None
-    image_fit: str
     prepared: bool
     execution_timeout_seconds: int
     ttl_seconds: int
     expected_seconds: int
     estimated_cost_usd: Decimal | None
-    warnings: tuple[Notice, ...]
+    warnings: tuple[PlanWarning, ...]
 
     def as_row(self) -> dict[str, object]:
-        """The plan as columns of `video_jobs`."""
+        """Return the plan as columns of `video_jobs`."""
         cost = self.estimated_cost_usd
         return {
             "frames": self.frames,
@@ -65,11 +79,11 @@ class Plan:
             "render_height": self.height,
             "seed_used": self.seed,
             "estimated_cost_usd": None if cost is None else float(cost),
-            "warnings": [notice.as_json() for notice in self.warnings],
+            "warnings": [warning.as_json() for warning in self.warnings],
         }
 
     def as_json(self) -> dict[str, object]:
-        """The whole plan; where a column holds the same thing, under the column's name."""
+        """Return the whole plan; where a column holds the same value, under the column's name."""
         return self.as_row() | {
             "seconds_cut": rounded(self.seconds_cut),
             "seconds_padded": rounded(self.seconds_padded),
@@ -88,40 +102,35 @@ class Plan:
 
 def make_plan(
     *,
-    wishes: Wishes,
+    options: RequestedOptions,
     audio: AudioFacts,
     image: ImageFacts | None,
     advance: int,
     policy: PlanPolicy,
     seed: Callable[[], int],
 ) -> Plan:
-    """Plan one video; JobFailed says what is wrong with the row.
+    """Return the plan for a job; raise JobFailed if its inputs or options cannot be rendered.
 
-    `advance`: frames from one window to the next. `seed` draws 1 to 999999.
+    `advance` is the number of frames from one window of the template to the next. `seed` draws a
+    number from 1 to 999999.
     """
-    quality = quality_of(wishes.quality)
+    quality = quality_of(options.quality)
     tier = TIERS[quality]
-    steps = steps_of(wishes.steps, tier.steps)
-    size = plan_size(
-        wishes.width,
-        wishes.height,
-        image=image,
-        policy=policy.size_policy,
-        max_pixels=policy.max_pixels,
-    )
-    prompt, prompt_changed = prompt_of(wishes.prompt, "prompt")
-    negative, negative_changed = prompt_of(wishes.negative_prompt, "negative_prompt")
+    steps = steps_of(options.steps, tier.steps)
+    size = plan_size(options.width, options.height, image=image, policy=policy)
+    prompt = prompt_of(options.prompt, "prompt")
+    negative_prompt = prompt_of(options.negative_prompt, "negative_prompt")
     frames = _frames(audio.seconds, advance, policy)
     work = Fraction(size.width * size.height * steps, _REFERENCE_WORK)
-    render = Fraction(str(policy.seconds_per_window)) * frames.sampled_windows * work
-    timeout = min(ceil(600 + Fraction(3, 2) * render), _LONGEST_RUN)
-    notices = plan_notices(
+    render = policy.seconds_per_window * frames.sampled_windows * work
+    timeout = min(ceil(_STARTUP_SECONDS + Fraction(3, 2) * render), _LONGEST_RUN)
+    warnings = plan_warnings(
         frames=frames,
         size=size,
         audio=audio,
         image=image,
         policy=policy,
-        prompt_changed=prompt_changed or negative_changed,
+        prompt_changed=prompt.changed or negative_prompt.changed,
     )
     return Plan(
         audio_duration=audio.seconds,
@@ -135,49 +144,41 @@ def make_plan(
         height=size.height,
         steps=steps,
         quality=quality,
-        model=knob_of(wishes.model, "model", MODELS, tier.model, policy),
-        lora=knob_of(wishes.lora, "lora", LORAS, tier.lora, policy),
-        crf=crf_of(wishes.crf, policy),
-        seed=seed_of(wishes.seed, seed),
-        prompt=prompt,
-        negative_prompt=negative,
-        image_fit=policy.image_fit,
+        model=knob_of(options.model, "model", MODELS, tier.model, policy),
+        lora=knob_of(options.lora, "lora", LORAS, tier.lora, policy),
+        crf=crf_of(options.crf, policy),
+        seed=seed_of(options.seed, seed),
+        prompt=prompt.text,
+        negative_prompt=negative_prompt.text,
         prepared=policy.prepared,
         execution_timeout_seconds=timeout,
-        ttl_seconds=policy.queue_deadline_seconds + timeout + 1800,
+        ttl_seconds=policy.queue_deadline_seconds + timeout + _TTL_RESERVE,
         expected_seconds=ceil(render),
-        estimated_cost_usd=_cost(policy, render),
-        warnings=within_bytes(notices, _MAX_WARNING_BYTES),
+        estimated_cost_usd=_cost(policy.gpu_price_per_second, render),
+        warnings=within_bytes(warnings, _MAX_WARNING_BYTES),
     )
 
 
-def rounded(value: Fraction) -> float:
-    """Return seconds as JSON carries them: to the microsecond."""
-    return float(round(value, 6))
+def rounded(seconds: Fraction) -> float:
+    """Return seconds as a JSON number, rounded to the microsecond."""
+    return float(round(seconds, 6))
 
 
 def _frames(audio: Fraction, advance: int, policy: PlanPolicy) -> FramePlan:
-    frames = plan_frames(
-        audio,
-        max_audio_seconds=Fraction(str(policy.max_audio_seconds)),
-        max_frames=policy.max_frames,
-        overlong=policy.overlong_audio,
-        alignment=policy.frame_alignment,
-        advance=advance,
-        pad=policy.pads,
-    )
-    if policy.audio_fit == "reject" and frames.seconds_cut >= Fraction(1, 25):
+    frames = plan_frames(audio, policy=policy, advance=advance)
+    if policy.audio_fit == "reject" and frames.seconds_cut >= FRAME:
         raise JobFailed(
             "audio_not_aligned",
-            f"The audio has {in_seconds(audio)} s; the nearest shorter video has "
+            f"The audio is {in_seconds(audio)} s long; the nearest shorter video is "
             f"{in_seconds(frames.video_duration)} s ({frames.frames} frames), and this service "
-            f"does not cut. Cut the recording to that length.",
+            f"does not cut audio. Cut the recording to that length.",
         )
     return frames
 
 
-def _cost(policy: PlanPolicy, render: Fraction) -> Decimal | None:
-    if policy.gpu_price_per_second is None:
+def _cost(price: Decimal | None, seconds: Fraction) -> Decimal | None:
+    """Return US dollars, rounded to four decimals."""
+    if price is None:
         return None
-    cost = Fraction(str(policy.gpu_price_per_second)) * render
+    cost = Fraction(price) * seconds
     return (Decimal(round(cost * 10_000)) / 10_000).quantize(Decimal("0.0001"))

@@ -1,4 +1,4 @@
-"""The quality tiers of the guide, and the values that a job's knobs may take."""
+"""The quality tiers of the guide, and the values that a job may set instead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """One quality tier: it sets model, LoRA and steps, never the size."""
+    """One quality tier: the model, the LoRA and the number of steps; never the size."""
 
     model: str
     lora: str

@@ -1,34 +1,56 @@
-"""Words what a plan does to the inputs that their owner might not expect."""
+"""Tells a user what a plan does to the inputs, and what may be wrong with them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
-from worker.jobs.errors import Notice
-from worker.plan.frames import FRAME_RATE, FramePlan, in_seconds
-from worker.plan.media_facts import AudioFacts, ImageFacts
+from worker.plan.frames import FRAME, FramePlan, in_seconds
+from worker.plan.media_facts import SILENCE_DBFS, AudioFacts, ImageFacts
 from worker.plan.policy import PlanPolicy
-from worker.plan.sizes import SizePlan
+from worker.plan.sizes import LANDSCAPE_HD, PORTRAIT_HD, SizePlan
 
 WARNINGS: dict[str, str] = {
-    "audio_trimmed": "The end of the audio is not in the video: frame counts go in windows.",
-    "speech_cut": "What is cut from the end of the audio is not silence.",
+    "audio_trimmed": "The end of the audio is not in the video: frame counts have fixed steps.",
+    "speech_cut": "The end of the audio that was cut is not silent.",
     "audio_padded": "Silence was added to the audio, so that no word is lost.",
-    "audio_not_padded": "Padding was asked for, but without MEDIA_BUCKET it cannot be done.",
-    "size_adjusted": "The render size differs from the wish: multiples of 16, at most MAX_PIXELS.",
-    "size_untested": "The pixel count is none of those that the guide tested.",
+    "audio_not_padded": "AUDIO_FIT=pad has no effect without MEDIA_BUCKET: the audio was cut.",
+    "size_adjusted": "The render size is not the requested one: sides are multiples of 16, and "
+    "MAX_PIXELS is the limit.",
+    "size_untested": "The guide tested no size with this number of pixels.",
     "image_small": "The image has less than half of the render size in width or height.",
     "image_cropped": "More than a quarter of the image is cut off to fill the render size.",
-    "image_not_fitted": "contain or blur was asked for, but without MEDIA_BUCKET the image is "
-    "cropped.",
-    "prompt_adjusted": "Signs that the text encoder would parse were taken out of a prompt.",
+    "image_not_fitted": "IMAGE_FIT=contain or blur has no effect without MEDIA_BUCKET: the image "
+    "is cropped.",
+    "prompt_adjusted": "Signs with a meaning for the text encoder were removed from a prompt.",
+    "audio_silent": "Nothing in the voice band of the audio is louder than -50 dBFS.",
+    "audio_clipped": "More than one sample in a thousand is at full scale, in runs.",
+    "audio_one_channel": "Only a channel that the model does not listen to has sound in it.",
+    "audio_damaged": "Some packets of the audio could not be decoded and were left out.",
+    "image_animated": "The image is animated; only its first picture is used.",
+    "image_transparent": "The image has transparent parts; they are white in a prepared image.",
 }
-_FRAME = Fraction(1, FRAME_RATE)
+"""Every warning code and its meaning."""
+
+_TESTED_SIZES = (PORTRAIT_HD, LANDSCAPE_HD, (480, 832), (832, 480))
+_TESTED_PIXELS = frozenset(width * height for width, height in _TESTED_SIZES)
 
 
-def plan_notices(
+@dataclass(frozen=True, slots=True)
+class PlanWarning:
+    """A code of WARNINGS and a sentence for the user; kept in the row's `warnings`."""
+
+    code: str
+    message: str
+
+    def as_json(self) -> dict[str, str]:
+        """Return the warning as the row holds it."""
+        return {"code": self.code, "message": self.message}
+
+
+def plan_warnings(
     *,
     frames: FramePlan,
     size: SizePlan,
@@ -36,80 +58,100 @@ def plan_notices(
     image: ImageFacts | None,
     policy: PlanPolicy,
     prompt_changed: bool,
-) -> tuple[Notice, ...]:
-    """Return every notice about a plan, those of the decoded media included, each code once."""
-    found = [
-        *_audio_notices(frames, audio, policy),
-        *size.warnings,
-        *_image_notices(size, image, policy),
-        *audio.warnings,
-        *(image.warnings if image is not None else ()),
-    ]
-    if prompt_changed:
-        found.append(
-            Notice(
-                "prompt_adjusted",
-                'The signs "|", "[ ]" and weights such as "(word:1.2)" were taken out of the '
-                "prompt: the model would not read them as text.",
-            )
+) -> Iterator[PlanWarning]:
+    """Yield every warning about a plan and its inputs, each code at most once."""
+    yield from _length_warnings(frames, audio, policy)
+    yield from _size_warnings(size)
+    if image is not None:
+        yield from _image_warnings(size, image, policy)
+    yield from _sound_warnings(audio)
+    if image is not None and image.animated:
+        yield PlanWarning(
+            "image_animated", "The image file holds several pictures; the first is used."
         )
-    return tuple({notice.code: notice for notice in reversed(found)}.values())[::-1]
+    if image is not None and image.has_alpha:
+        yield PlanWarning(
+            "image_transparent",
+            "The image has transparent parts, which may become white.",
+        )
+    if prompt_changed:
+        yield PlanWarning(
+            "prompt_adjusted",
+            'The signs "|", "[ ]" and weights such as "(word:1.2)" were removed from the prompt: '
+            "the model would not read them as text.",
+        )
 
 
-def within_bytes(notices: Iterable[Notice], limit: int) -> tuple[Notice, ...]:
-    """Return as many notices, in their order, as fit into `limit` bytes of JSON."""
-    kept: list[Notice] = []
-    for notice in notices:
-        size = len(json.dumps([item.as_json() for item in [*kept, notice]]).encode())
+def within_bytes(warnings: Iterable[PlanWarning], limit: int) -> tuple[PlanWarning, ...]:
+    """Return the warnings, in their order, that fit into `limit` bytes of JSON."""
+    kept: list[PlanWarning] = []
+    for warning in warnings:
+        size = len(json.dumps([item.as_json() for item in [*kept, warning]]).encode())
         if size <= limit:
-            kept.append(notice)
+            kept.append(warning)
     return tuple(kept)
 
 
-def _audio_notices(frames: FramePlan, audio: AudioFacts, policy: PlanPolicy) -> Iterable[Notice]:
-    if frames.seconds_padded:
-        yield Notice(
-            "audio_padded",
-            f"{in_seconds(frames.seconds_padded)} s of silence were added: the video has "
-            f"{in_seconds(frames.video_duration)} s ({frames.frames} frames).",
-        )
-    if frames.seconds_cut < _FRAME:
-        return
+def _length_warnings(
+    frames: FramePlan, audio: AudioFacts, policy: PlanPolicy
+) -> Iterator[PlanWarning]:
+    video = f"{in_seconds(frames.video_duration)} s ({frames.frames} frames)"
     cut = in_seconds(frames.seconds_cut)
-    yield Notice(
+    if frames.seconds_padded:
+        yield PlanWarning(
+            "audio_padded",
+            f"{in_seconds(frames.seconds_padded)} s of silence were added: the video is {video} "
+            f"long.",
+        )
+    # Encoders leave tails of less than a frame.
+    if frames.seconds_cut < FRAME:
+        return
+    yield PlanWarning(
         "audio_trimmed",
-        f"The last {cut} s of the audio are not in the video, which has "
-        f"{in_seconds(frames.video_duration)} s ({frames.frames} frames).",
+        f"The last {cut} s of the audio are not in the video, which is {video} long.",
     )
     if audio.sound_until is not None and audio.sound_until > frames.video_duration:
-        yield Notice(
+        yield PlanWarning(
             "speech_cut",
             f"The {cut} s that are cut from the end of the audio are not silent; words may be "
             f"missing.",
         )
     if policy.audio_fit == "pad" and not policy.prepared:
-        yield Notice(
+        yield PlanWarning(
             "audio_not_padded",
             "The audio was cut instead of padded, because the service has no bucket for prepared "
             "files (MEDIA_BUCKET).",
         )
 
 
-def _image_notices(
-    size: SizePlan, image: ImageFacts | None, policy: PlanPolicy
-) -> Iterable[Notice]:
-    if image is None:
-        return
+def _size_warnings(size: SizePlan) -> Iterator[PlanWarning]:
+    if (size.width, size.height) != size.requested:
+        yield PlanWarning(
+            "size_adjusted",
+            f"The video is rendered at {size.width}x{size.height} instead of "
+            f"{size.requested[0]}x{size.requested[1]}: the model renders multiples of 16 only, "
+            f"within the limit of this service.",
+        )
+    if size.width * size.height not in _TESTED_PIXELS:
+        tested = ", ".join(f"{width}x{height}" for width, height in sorted(_TESTED_SIZES))
+        yield PlanWarning(
+            "size_untested",
+            f"{size.width}x{size.height} is not one of the tested sizes ({tested}); time, memory "
+            f"and quality may differ from the plan.",
+        )
+
+
+def _image_warnings(size: SizePlan, image: ImageFacts, policy: PlanPolicy) -> Iterator[PlanWarning]:
     if 2 * image.width < size.width or 2 * image.height < size.height:
-        yield Notice(
+        yield PlanWarning(
             "image_small",
             f"The image has {image.width}x{image.height} pixels for a video of "
             f"{size.width}x{size.height}; it will look soft.",
         )
-    if policy.image_fit != "cover" and policy.prepared:
-        return
     if policy.image_fit != "cover":
-        yield Notice(
+        if policy.prepared:
+            return
+        yield PlanWarning(
             "image_not_fitted",
             f"The image is cropped instead of fitted ({policy.image_fit}), because the service "
             f"has no bucket for prepared files (MEDIA_BUCKET).",
@@ -118,8 +160,34 @@ def _image_notices(
     shape = Fraction(size.width, size.height)
     kept = min(image_shape / shape, shape / image_shape)
     if kept < Fraction(3, 4):
-        yield Notice(
+        yield PlanWarning(
             "image_cropped",
-            f"The image has another shape than the video: {round(100 * (1 - kept))} % of it is "
-            f"cut off at the sides.",
+            f"The image does not have the shape of the video: {round(100 * (1 - kept))} % of it "
+            f"is cut off at the sides.",
+        )
+
+
+def _sound_warnings(audio: AudioFacts) -> Iterator[PlanWarning]:
+    if audio.silent:
+        yield PlanWarning(
+            "audio_silent",
+            f"Nothing louder than {SILENCE_DBFS:g} dBFS was found in the voice band: the lips will "
+            f"hardly move.",
+        )
+    if audio.clipped:
+        yield PlanWarning(
+            "audio_clipped",
+            "The recording is too loud: many samples in a row are at full scale.",
+        )
+    # The model listens to channel 0.
+    if audio.voice_channel:
+        channel = "right" if audio.voice_channel == 1 else f"no. {audio.voice_channel + 1}"
+        yield PlanWarning(
+            "audio_one_channel",
+            f"Only one channel ({channel}) has sound in it, and the model listens to the first: "
+            "without prepared inputs the lips will hardly move.",
+        )
+    if audio.bad_packets:
+        yield PlanWarning(
+            "audio_damaged", f"{audio.bad_packets} damaged pieces of the audio were left out."
         )

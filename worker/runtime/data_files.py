@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+
+from worker.workflow.contracts import Contracts, read_contracts
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PLACES = (_PACKAGE / "_data", _PACKAGE.parent)
@@ -20,3 +23,9 @@ def data_file(*parts: str, places: tuple[Path, ...] = _PLACES) -> Path:
 def workflow_file(chosen: str = "") -> Path:
     """Return the path of the operator's own template, or of the shipped one."""
     return Path(chosen) if chosen else data_file("workflows", "infinitetalk.json")
+
+
+@cache
+def node_contracts() -> Contracts:
+    """Return the contracts of the ComfyUI nodes, read once from the package."""
+    return read_contracts((_PACKAGE / "workflow" / "node_contracts.json").read_bytes())

@@ -1,4 +1,4 @@
-"""Reads a workflow file: strict JSON, with the graph found inside what may be wrapped around it."""
+"""Reads a workflow file: strict JSON, and the graph in it, which may be inside a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXPORT_ADVICE = (
 
 
 def read_graph(data: bytes | str) -> dict[str, object]:
-    """Return the raw graph of a template file; WorkflowInvalid if there is none in it."""
+    """Return the raw graph of a template file; raise WorkflowInvalid if it has none."""
     document = _parse(data)
     if not isinstance(document, dict):
         raise WorkflowInvalid(["The workflow is not a JSON object of nodes."])
@@ -25,7 +25,7 @@ def read_graph(data: bytes | str) -> dict[str, object]:
     graph = inner if isinstance(inner, dict) and "class_type" not in inner else document
     if isinstance(graph.get("nodes"), list):
         raise WorkflowInvalid(
-            [f"The workflow is ComfyUI's own format for its editor. {_EXPORT_ADVICE}"]
+            [f"The workflow is in the format of ComfyUI's editor. {_EXPORT_ADVICE}"]
         )
     return graph
 
@@ -76,5 +76,5 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!r} stands twice")
+        raise ValueError(f"the key {twice[:60]!r} appears twice")
     return found

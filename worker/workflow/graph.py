@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worker.workflow.contracts import NODES
+from worker.workflow.contracts import Contracts, InputContract, is_whole
 
 _CONSTANTS = frozenset({"INTConstant", "PrimitiveFloat"})
 
@@ -21,7 +21,7 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of the graph."""
+    """One node of the graph; `kind` is its class."""
 
     id: str
     kind: str
@@ -33,24 +33,34 @@ class Node:
 
     @property
     def label(self) -> str:
-        """How messages name the node."""
+        """The node's name in messages."""
         return f"node {self.id} ({self.kind})"
 
 
 Graph = Mapping[str, Node]
+"""Nodes by id."""
 
 
 def as_link(value: object) -> Link | None:
-    """Return the value as a link if it has a link's form."""
+    """Return the value as a link if it has the form of a link."""
     if isinstance(value, list) and len(value) == 2:
         node, output = value
-        if isinstance(node, str) and isinstance(output, int) and not isinstance(output, bool):
+        if isinstance(node, str) and is_whole(output):
             return Link(node, output)
     return None
 
 
+def as_node(key: str, value: object) -> Node | None:
+    """Return an entry of the workflow as a node if it has the form of a node."""
+    if isinstance(value, dict):
+        kind, inputs = value.get("class_type"), value.get("inputs")
+        if isinstance(kind, str) and kind and isinstance(inputs, dict):
+            return Node(key, kind, inputs)
+    return None
+
+
 def literal(graph: Graph, node: Node, name: str) -> object:
-    """Return an input's value, through constant nodes if it is linked to one; else the link."""
+    """Return an input's value, read through a constant node; else the link itself."""
     link = node.link(name)
     source = graph.get(link.node) if link else None
     if source is not None and source.kind in _CONSTANTS:
@@ -58,50 +68,50 @@ def literal(graph: Graph, node: Node, name: str) -> object:
     return node.inputs.get(name)
 
 
-def nodes_of(raw: Mapping[str, object], problems: list[str]) -> dict[str, Node]:
-    """Return the nodes that have a node's form, and add a problem for each that has not."""
+def nodes_of(raw: Mapping[str, object]) -> dict[str, Node]:
+    """Return the entries that are nodes, by id."""
+    nodes = {key: as_node(key, value) for key, value in raw.items()}
+    return {key: node for key, node in nodes.items() if node is not None}
+
+
+def form_problems(raw: Mapping[str, object]) -> Iterator[str]:
+    """Yield a problem for each entry that is not a node."""
     if not raw:
-        problems.append("The workflow holds no nodes.")
-    nodes: dict[str, Node] = {}
+        yield "The workflow holds no nodes."
     for key, value in raw.items():
-        kind = value.get("class_type") if isinstance(value, dict) else None
-        inputs = value.get("inputs") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind and isinstance(inputs, dict):
-            nodes[key] = Node(key, kind, inputs)
-        else:
-            problems.append(
-                f"{key[:60]!r} is not a node: it needs class_type (text) and inputs (an object)."
-            )
-    return nodes
+        if as_node(key, value) is None:
+            yield f"{key[:60]!r} is not a node: it needs class_type (text) and inputs (an object)."
 
 
-def check_contracts(graph: Graph, foreign: Container[str], problems: list[str]) -> None:
-    """Add a problem for every input that a node's contract does not allow."""
+def contract_problems(graph: Graph, contracts: Contracts, foreign: Container[str]) -> Iterator[str]:
+    """Yield a problem for each input that breaks its node's contract.
+
+    `foreign` lists the classes that may be in the graph without a contract.
+    """
     for node in graph.values():
-        contract = NODES.get(node.kind)
+        contract = contracts.get(node.kind)
         if contract is None:
             if node.kind not in foreign:
-                problems.append(
+                yield (
                     f"{node.label} is of a class that this service does not know; if the "
                     f"endpoint has it, list the deviation class:{node.kind}."
                 )
             continue
-        for name in contract.needs:
+        for name in contract.required:
             if name not in node.inputs:
-                problems.append(f"{node.label} lacks the input {name}.")
-        known = {**contract.needs, **contract.takes}
-        for name, wanted in known.items():
+                yield f"{node.label} lacks the input {name}."
+        for name, accepted in contract.inputs.items():
             if name in node.inputs:
-                found = _input_problem(graph, node, name, wanted)
-                if found:
-                    problems.append(f"{node.label}, input {name}: {found}.")
+                problem = _input_problem(graph, contracts, node.inputs[name], accepted)
+                if problem:
+                    yield f"{node.label}, input {name}: {problem}."
         for name in node.inputs:
-            if name not in known and as_link(node.inputs[name]) is not None:
-                problems.append(f"{node.label} has no input {name} to link to.")
+            if name not in contract.inputs and node.link(name) is not None:
+                yield f"{node.label} has no input {name} to link to."
 
 
-def check_cycles(graph: Graph, problems: list[str]) -> None:
-    """Add a problem if links run in a circle."""
+def cycle_problems(graph: Graph) -> Iterator[str]:
+    """Yield a problem if the links form a cycle; the first cycle found is enough."""
     done: set[str] = set()
     for start in graph:
         path: list[tuple[str, Iterator[str]]] = [(start, iter(_sources(graph, start)))]
@@ -114,7 +124,7 @@ def check_cycles(graph: Graph, problems: list[str]) -> None:
                 on_path.discard(current)
                 path.pop()
             elif following in on_path:
-                problems.append(f"The links run in a circle through {graph[following].label}.")
+                yield f"The links form a cycle through {graph[following].label}."
                 return
             else:
                 on_path.add(following)
@@ -122,7 +132,7 @@ def check_cycles(graph: Graph, problems: list[str]) -> None:
 
 
 def upstream(graph: Graph, start: str) -> set[str]:
-    """Return the ids of every node that `start` needs, itself included."""
+    """Return the ids of all nodes that `start` depends on, and its own."""
     found: set[str] = set()
     waiting = [start]
     while waiting:
@@ -134,7 +144,7 @@ def upstream(graph: Graph, start: str) -> set[str]:
 
 
 def shown(value: object) -> str:
-    """Write a found value for a message, shortened."""
+    """Return a value found in the workflow as short text for a message."""
     link = as_link(value)
     if link is not None:
         return f"a link from node {link.node[:40]}"
@@ -150,57 +160,29 @@ def _sources(graph: Graph, key: str) -> list[str]:
     return [link.node for link in links if link is not None and link.node in graph]
 
 
-def _input_problem(graph: Graph, node: Node, name: str, wanted: str) -> str | None:
-    value = node.inputs[name]
-    head = wanted.partition(" ")[0]
-    kinds = head.split(",")
+def _input_problem(
+    graph: Graph, contracts: Contracts, value: object, accepted: InputContract
+) -> str | None:
     link = as_link(value)
     if link is not None:
-        return _link_problem(graph, link, kinds)
-    check = _LITERALS.get("CHOICE" if "|" in head else kinds[0])
-    if check is None:
-        return f"wanted a link ({head}), found {shown(value)}"
-    if not check(value, wanted):
-        return f"wanted {wanted}, found {shown(value)}"
+        return _link_problem(graph, contracts, link, accepted)
+    if not accepted.accepts(value):
+        return f"found {shown(value)}, wanted {accepted}"
     return None
 
 
-def _link_problem(graph: Graph, link: Link, kinds: list[str]) -> str | None:
+def _link_problem(
+    graph: Graph, contracts: Contracts, link: Link, accepted: InputContract
+) -> str | None:
     source = graph.get(link.node)
     if source is None:
         return f"linked to node {link.node[:40]}, which does not exist"
-    contract = NODES.get(source.kind)
+    contract = contracts.get(source.kind)
     if contract is None:
         return None
-    if not 0 <= link.output < len(contract.gives):
+    if not 0 <= link.output < len(contract.outputs):
         return f"{source.label} has no output {link.output}"
-    given = contract.gives[link.output]
-    if given not in kinds:
-        return f"wanted {' or '.join(kinds)}, but output {link.output} of {source.label} is {given}"
+    given = contract.outputs[link.output]
+    if given not in accepted.types:
+        return f"output {link.output} of {source.label} is {given}, wanted {accepted}"
     return None
-
-
-def is_number(value: object) -> bool:
-    """Whether the value is a JSON number (true and false are none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _within(value: object, wanted: str) -> bool:
-    low, _, high = wanted.partition(" ")[2].partition("..")
-    if not isinstance(value, int | float):
-        return False
-    return (not low or value >= float(low)) and (not high or value <= float(high))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_LITERALS: dict[str, Callable[[object, str], bool]] = {
-    "FILE": lambda value, _: isinstance(value, str) and bool(value),
-    "STRING": lambda value, _: isinstance(value, str),
-    "BOOLEAN": lambda value, _: isinstance(value, bool),
-    "INT": lambda value, wanted: _is_whole(value) and _within(value, wanted),
-    "FLOAT": lambda value, wanted: is_number(value) and _within(value, wanted),
-    "CHOICE": lambda value, wanted: isinstance(value, str) and value in wanted.split("|"),
-}

@@ -1,13 +1,15 @@
-"""The values of a template that make the video good, and that no job may change."""
+"""The values of a template that make the video good; only a permitted deviation changes them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from worker.plan.tiers import CRF_RANGE
-from worker.workflow.graph import Graph, Node, is_number, literal, shown
+from worker.plan.frames import FIRST_WINDOW, FRAME_RATE
+from worker.plan.tiers import CRF_RANGE, LORAS, MODELS
+from worker.workflow.contracts import is_number, is_whole
+from worker.workflow.graph import Graph, Node, literal, shown
 
 I2V = "WanVideoImageToVideoMultiTalk"
 MODEL = "WanVideoModelLoader"
@@ -17,16 +19,24 @@ EMBEDS = "MultiTalkWav2VecEmbeds"
 VIDEO = "VHS_VideoCombine"
 BLOCK_SWAP = "WanVideoBlockSwap"
 
-MODEL_NAME = re.compile(r"(?:.*[/\\])?wan2\.1-i2v-14b-480p-(Q4_0|Q5_0|Q6_K)\.gguf", re.IGNORECASE)
+MODEL_NAME = re.compile(
+    rf"(?:.*[/\\])?wan2\.1-i2v-14b-480p-({'|'.join(MODELS)})\.gguf", re.IGNORECASE
+)
 LORA_NAME = re.compile(
-    r"(?:.*[/\\])?lightx2v_I2V_14B_480p_cfg_step_distill_(rank64|rank256)_bf16\.safetensors",
+    r"(?:.*[/\\])?lightx2v_I2V_14B_480p_cfg_step_distill_"
+    rf"({'|'.join(LORAS)})_bf16\.safetensors",
     re.IGNORECASE,
 )
+_BLOCKS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One pinned input; `firm`: no deviation is possible, because the worker's sums rest on it."""
+    """The value that one input of a node class must have.
+
+    `wanted` names it in messages, `why` gives the reason. `firm`: no deviation may be permitted,
+    because the frame arithmetic depends on the value.
+    """
 
     kind: str
     name: str
@@ -37,9 +47,13 @@ class Pin:
 
 
 def _is(wanted: object) -> Callable[[object], bool]:
-    if isinstance(wanted, bool) or not is_number(wanted):
-        return lambda found: type(found) is type(wanted) and found == wanted
-    return lambda found: is_number(found) and found == wanted
+    if is_number(wanted):
+        return lambda found: is_number(found) and found == wanted
+    return lambda found: type(found) is type(wanted) and found == wanted
+
+
+def _matches(pattern: re.Pattern[str]) -> Callable[[object], bool]:
+    return lambda found: isinstance(found, str) and pattern.fullmatch(found) is not None
 
 
 def _ends(name: str) -> Callable[[object], bool]:
@@ -47,11 +61,7 @@ def _ends(name: str) -> Callable[[object], bool]:
 
 
 def _between(low: int, high: int) -> Callable[[object], bool]:
-    return lambda found: isinstance(found, int) and _is_in(found, low, high)
-
-
-def _is_in(found: int, low: int, high: int) -> bool:
-    return not isinstance(found, bool) and low <= found <= high
+    return lambda found: is_whole(found) and low <= found <= high
 
 
 def _pin(kind: str, name: str, wanted: object, why: str, *, firm: bool = False) -> Pin:
@@ -60,7 +70,7 @@ def _pin(kind: str, name: str, wanted: object, why: str, *, firm: bool = False) 
 
 
 _GUIDE = "the guide fixes it; other values bring blur, colour drift or poor lip-sync"
-_LENGTH = "the frame plan rests on it"
+_LENGTH = "the frame plan depends on it"
 _GGUF = "a GGUF model fails with anything else"
 
 PINS: tuple[Pin, ...] = (
@@ -68,7 +78,7 @@ PINS: tuple[Pin, ...] = (
         MODEL,
         "model",
         "wan2.1-i2v-14b-480p-Q4_0.gguf, -Q5_0.gguf or -Q6_K.gguf",
-        lambda found: isinstance(found, str) and MODEL_NAME.fullmatch(found) is not None,
+        _matches(MODEL_NAME),
         "the quality tiers choose among these",
     ),
     _pin(MODEL, "base_precision", "fp16_fast", _GUIDE),
@@ -78,7 +88,7 @@ PINS: tuple[Pin, ...] = (
         LORA,
         "lora",
         "lightx2v_I2V_14B_480p_cfg_step_distill_rank64_bf16.safetensors or _rank256_",
-        lambda found: isinstance(found, str) and LORA_NAME.fullmatch(found) is not None,
+        _matches(LORA_NAME),
         "the quality tiers choose among these",
     ),
     _pin(LORA, "strength", 1.0, _GUIDE),
@@ -90,7 +100,7 @@ PINS: tuple[Pin, ...] = (
         _ends("Wan2_1-InfiniteTalk_Single_Q8.gguf"),
         _GUIDE,
     ),
-    _pin(I2V, "frame_window_size", 81, _LENGTH, firm=True),
+    _pin(I2V, "frame_window_size", FIRST_WINDOW, _LENGTH, firm=True),
     _pin(I2V, "motion_frame", 25, _GUIDE),
     _pin(I2V, "colormatch", "mkl", _GUIDE),
     _pin(I2V, "mode", "infinitetalk", _GUIDE),
@@ -99,11 +109,11 @@ PINS: tuple[Pin, ...] = (
     _pin(SAMPLER, "add_noise_to_samples", True, _GUIDE),
     _pin(SAMPLER, "cfg", 1.0, _GUIDE),
     _pin(SAMPLER, "shift", 11.0, _GUIDE),
-    _pin(EMBEDS, "fps", 25, _LENGTH, firm=True),
+    _pin(EMBEDS, "fps", FRAME_RATE, _LENGTH, firm=True),
     _pin(EMBEDS, "normalize_loudness", True, _GUIDE),
     _pin(BLOCK_SWAP, "blocks_to_swap", 20, _GUIDE),
     _pin(BLOCK_SWAP, "prefetch_blocks", 1, _GUIDE),
-    _pin(VIDEO, "frame_rate", 25, _LENGTH, firm=True),
+    _pin(VIDEO, "frame_rate", FRAME_RATE, _LENGTH, firm=True),
     _pin(VIDEO, "format", "video/h264-mp4", _GUIDE),
     _pin(VIDEO, "pix_fmt", "yuv420p", _GUIDE),
     _pin(VIDEO, "trim_to_audio", True, "the frames of the padded tail would stay in the video"),
@@ -132,7 +142,7 @@ PINS: tuple[Pin, ...] = (
     ),
 )
 
-# Optional in the contracts, yet without them the graph renders something else or nothing.
+# Optional in the contracts, but without them the graph renders something else or nothing.
 NEEDED_LINKS: tuple[tuple[str, str], ...] = (
     (MODEL, "block_swap_args"),
     (MODEL, "lora"),
@@ -154,62 +164,63 @@ class Deviations:
 
     @property
     def foreign(self) -> frozenset[str]:
-        """Classes that the contracts do not know but the endpoint has."""
-        return frozenset(item[6:] for item in self.listed if item.startswith("class:"))
+        """Classes that have no contract here, but that the endpoint knows."""
+        prefix = "class:"
+        return frozenset(
+            entry.removeprefix(prefix) for entry in self.listed if entry.startswith(prefix)
+        )
 
     def permit(self, node: Node, name: str) -> str | None:
-        """Return the entry that permits another value for this input."""
+        """Return the entry that permits another value for this input; None if there is none."""
         names = (f"{node.kind}.{name}", f"{node.id}.{name}")
-        return next((item for item in names if item in self.listed), None)
+        return next((entry for entry in names if entry in self.listed), None)
 
 
-def check_pins(
-    graph: Graph, deviations: Deviations, problems: list[str], notes: list[str]
-) -> set[str]:
-    """Add a problem, or a note if permitted, for each pin that does not hold; return used entries.
+@dataclass(frozen=True, slots=True)
+class BrokenPin:
+    """A pinned input with another value; `permitted_by` is the deviation that allows it."""
 
-    Missing nodes are no matter of pins.
-    """
-    used: set[str] = set()
-    for node, pin in _pinned(graph):
-        found = literal(graph, node, pin.name) if pin.name in node.inputs else "nothing"
-        if pin.name in node.inputs and pin.holds(found):
-            continue
-        what = shown(found) if pin.name in node.inputs else "nothing"
-        text = f"{node.label}, input {pin.name}: found {what}, wanted {pin.wanted}"
-        entry = None if pin.firm else deviations.permit(node, pin.name)
-        if entry is None:
-            problems.append(f"{text} ({pin.why}).")
-        else:
-            used.add(entry)
-            notes.append(f"Deviation permitted: {text}.")
-    return used
+    text: str
+    why: str
+    permitted_by: str | None
 
 
-def check_needed_links(graph: Graph, problems: list[str]) -> None:
-    """Add a problem for each link without which no right video comes out."""
-    for kind, name in NEEDED_LINKS:
-        for node in graph.values():
-            if node.kind == kind and node.link(name) is None and not _cached_prompt(node, name):
-                problems.append(f"{node.label}, input {name}: wanted a link, found none.")
-
-
-def check_block_swap(graph: Graph, problems: list[str]) -> None:
-    """Add a problem for a block count that the 40 blocks of the model do not have."""
+def broken_pins(graph: Graph, deviations: Deviations) -> Iterator[BrokenPin]:
+    """Yield every pin that does not hold; pins of nodes that are not there do not count."""
     for node in graph.values():
-        value = literal(graph, node, "blocks_to_swap")
-        if node.kind == BLOCK_SWAP and is_number(value) and not _between(0, 40)(value):
-            problems.append(
-                f"{node.label}, input blocks_to_swap: found {shown(value)}; the model has 40 "
-                f"blocks, and ComfyUI refuses more than 48 (also the 60 of the guide's table)."
+        for pin in PINS:
+            if pin.kind != node.kind:
+                continue
+            missing = pin.name not in node.inputs
+            found = literal(graph, node, pin.name)
+            if not missing and pin.holds(found):
+                continue
+            yield BrokenPin(
+                f"{node.label}, input {pin.name}: found {'nothing' if missing else shown(found)}, "
+                f"wanted {pin.wanted}",
+                pin.why,
+                None if pin.firm else deviations.permit(node, pin.name),
             )
 
 
-def _pinned(graph: Graph) -> Iterable[tuple[Node, Pin]]:
-    by_kind: Mapping[str, list[Pin]] = {
-        kind: [pin for pin in PINS if pin.kind == kind] for kind in {pin.kind for pin in PINS}
-    }
-    return ((node, pin) for node in graph.values() for pin in by_kind.get(node.kind, ()))
+def link_problems(graph: Graph) -> Iterator[str]:
+    """Yield a problem for each missing link that the video needs."""
+    for kind, name in NEEDED_LINKS:
+        for node in graph.values():
+            if node.kind == kind and node.link(name) is None and not _cached_prompt(node, name):
+                yield f"{node.label}, input {name}: found no link, wanted one."
+
+
+def block_swap_problems(graph: Graph) -> Iterator[str]:
+    """Yield a problem for each block count that is larger than the model's."""
+    for node in graph.values():
+        value = literal(graph, node, "blocks_to_swap")
+        if node.kind == BLOCK_SWAP and is_number(value) and not _between(0, _BLOCKS)(value):
+            yield (
+                f"{node.label}, input blocks_to_swap: found {shown(value)}; the model has "
+                f"{_BLOCKS} blocks, and ComfyUI refuses more than 48 (also the 60 of the guide's "
+                f"table)."
+            )
 
 
 def _cached_prompt(node: Node, name: str) -> bool:

@@ -10,12 +10,13 @@ from math import ceil
 from typing import Any
 
 from worker.plan.plan import Plan, rounded
+from worker.plan.tiers import LORAS, MODELS
 from worker.workflow.pins import EMBEDS, VIDEO
 from worker.workflow.validation import Template
 
 _TIER_TOKEN = {
-    "model": re.compile(r"Q4_0|Q5_0|Q6_K", re.IGNORECASE),
-    "lora": re.compile(r"rank64|rank256", re.IGNORECASE),
+    "model": re.compile("|".join(MODELS), re.IGNORECASE),
+    "lora": re.compile("|".join(LORAS), re.IGNORECASE),
 }
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 _SHORTEST_TTL = 10
@@ -59,27 +60,26 @@ def build_body(
 
 
 def output_prefix(prefix: object, job_id: str) -> str:
-    """Return the name that the video file starts with, so that a lost one is found by its job."""
+    """Return the start of the video's file name: with the job's id a lost video can be found."""
     name = _NOT_IN_NAMES.sub("_", prefix).strip("_") if isinstance(prefix, str) else ""
     return f"{name or 'infinitetalk'}_{_NOT_IN_NAMES.sub('_', job_id)}"
 
 
 def _graph(template: Template, plan: Plan, job_id: str) -> dict[str, Any]:
     graph: dict[str, Any] = deepcopy(dict(template.graph))
-    for meaning, value in _values(plan).items():
-        if value is None:
-            continue
-        for slot in template.slots[meaning]:
-            graph[slot.node]["inputs"][slot.input] = value
-    for meaning, token in (("model", plan.model), ("lora", plan.lora)):
-        for slot in template.slots[meaning]:
-            inputs = graph[slot.node]["inputs"]
-            inputs[slot.input] = _TIER_TOKEN[meaning].sub(token, inputs[slot.input])
+    values = _values(plan)
+    for slot in template.slots:
+        inputs, value = graph[slot.node]["inputs"], values[slot.meaning]
+        if slot.meaning in _TIER_TOKEN:
+            # The template may name a folder before the file, which stays.
+            inputs[slot.input] = _TIER_TOKEN[slot.meaning].sub(str(value), inputs[slot.input])
+        elif value is not None:
+            inputs[slot.input] = value
     video = graph[template.nodes[VIDEO]]["inputs"]
     video["filename_prefix"] = output_prefix(video.get("filename_prefix"), job_id)
     if plan.prepared:
-        # Audio of exactly the video's length needs no cut by the embeds node, whose sound is
-        # 16 kHz mono; the file itself keeps its quality.
+        # The embeds node cuts its sound to the video's length, but to 16 kHz mono. Prepared audio
+        # has that length already, so the file is used and keeps its quality.
         video["audio"] = [template.nodes["LoadAudio"], 0]
     elif _sound_source(graph, video) == "LoadAudio":
         video["audio"] = [template.nodes[EMBEDS], 1]
@@ -87,10 +87,13 @@ def _graph(template: Template, plan: Plan, job_id: str) -> dict[str, Any]:
 
 
 def _values(plan: Plan) -> Mapping[str, object]:
+    """Return the value of each slot, by its meaning; None leaves the template's own."""
     return {
         "width": plan.width,
         "height": plan.height,
         "frames": plan.frames,
+        "model": plan.model,
+        "lora": plan.lora,
         "steps": plan.steps,
         "seed": plan.seed,
         "prompt": plan.prompt,

@@ -1,21 +1,23 @@
-"""Refuses a workflow template that would waste a GPU: checked once at start, before any claim."""
+"""Refuses a workflow template that would waste GPU time: checked at start, before any claim."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from worker.jobs.errors import WorkflowInvalid
 from worker.plan.frames import FIRST_WINDOW, GUIDE_ADVANCE
+from worker.workflow.contracts import Contracts, is_whole
 from worker.workflow.document import read_graph
 from worker.workflow.graph import (
     Graph,
     Node,
-    check_contracts,
-    check_cycles,
+    contract_problems,
+    cycle_problems,
+    form_problems,
     literal,
     nodes_of,
     upstream,
@@ -27,15 +29,16 @@ from worker.workflow.pins import (
     MODEL,
     SAMPLER,
     VIDEO,
+    BrokenPin,
     Deviations,
-    check_block_swap,
-    check_needed_links,
-    check_pins,
+    block_swap_problems,
+    broken_pins,
+    link_problems,
 )
-from worker.workflow.slots import RESIZERS, Slots, find_slots
+from worker.workflow.slots import RESIZERS, Slot, find_slots
 
 _HANDLER_NODES = ("LoadImage", "LoadAudio", VIDEO)
-_MAIN_NODES = (I2V, SAMPLER, EMBEDS, MODEL, LORA)
+_MAIN_NODES = (*_HANDLER_NODES, I2V, SAMPLER, EMBEDS, MODEL, LORA)
 _OTHER_OUTPUTS = re.compile(r"(?:Preview|Save)[A-Z].*")
 _SOUND_SOURCES = frozenset({EMBEDS, "TrimAudioDuration", "AudioCrop", "AudioSeparation"})
 
@@ -44,144 +47,139 @@ _SOUND_SOURCES = frozenset({EMBEDS, "TrimAudioDuration", "AudioCrop", "AudioSepa
 class Template:
     """A workflow that may be used; `graph` is shared: copy it before changing anything.
 
-    `advance`: frames from one window to the next. `nodes`: the id of each node that the worker
-    works with, by class. `notes`: what an operator should know, logged once at start.
+    `sha256` is that of the graph, however the file is formatted. `advance`: frames from one
+    window to the next. `nodes`: the id of each node that the worker works with, by class.
+    `notes`: what an operator should know, logged once at start.
     """
 
     graph: Mapping[str, object]
     sha256: str
     advance: int
     nodes: Mapping[str, str]
-    slots: Slots
+    slots: tuple[Slot, ...]
     notes: tuple[str, ...] = ()
-    deviations: tuple[str, ...] = field(default=())
 
 
 def load_template(
-    data: bytes | str,
-    *,
-    deviations: Iterable[str] = (),
-    node_ids: Mapping[str, str] | None = None,
+    data: bytes | str, contracts: Contracts, *, deviations: Iterable[str] = ()
 ) -> Template:
-    """Check a template file; WorkflowInvalid lists every problem.
+    """Return the checked template of a file; raise WorkflowInvalid with every problem.
 
     `deviations` names pinned inputs that may differ ("Class.input" or "id.input") and node
-    classes that the contracts do not know ("class:Name"); `node_ids` says which node of a class
-    is meant where there are several.
+    classes that have no contract ("class:Name").
     """
-    problems: list[str] = []
-    notes: list[str] = []
     raw = read_graph(data)
-    graph = nodes_of(raw, problems)
-    allowed = Deviations(frozenset(item.strip() for item in deviations if item.strip()))
-    check_contracts(graph, allowed.foreign, problems)
-    check_cycles(graph, problems)
-    only = _main_nodes(graph, node_ids or {}, problems)
-    _check_outputs(graph, problems)
-    _check_sound(graph, allowed, problems)
-    used = check_pins(graph, allowed, problems, notes)
-    check_block_swap(graph, problems)
-    check_needed_links(graph, problems)
-    _check_audio_crop(graph, problems)
-    if len(only) < len(_HANDLER_NODES) + len(_MAIN_NODES):
+    graph = nodes_of(raw)
+    allowed = Deviations(frozenset(entry.strip() for entry in deviations if entry.strip()))
+    broken = list(broken_pins(graph, allowed))
+    not_single = list(_main_node_problems(graph))
+    problems = [
+        *form_problems(raw),
+        *contract_problems(graph, contracts, allowed.foreign),
+        *cycle_problems(graph),
+        *not_single,
+        *_output_problems(graph),
+        *_sound_problems(graph, allowed),
+        *(f"{pin.text} ({pin.why})." for pin in broken if pin.permitted_by is None),
+        *block_swap_problems(graph),
+        *link_problems(graph),
+        *_audio_crop_problems(graph),
+    ]
+    if not_single:
         raise WorkflowInvalid(problems)
-    _check_reach(graph, only, problems, notes)
-    slots = find_slots(graph, only, problems)
-    advance = _advance(graph, only[I2V], problems)
-    if problems:
-        raise WorkflowInvalid(problems)
-    notes.extend(_notes(graph, advance, allowed, used))
+    by_kind = {node.kind: node for node in graph.values()}
+    main = {kind: by_kind[kind] for kind in _MAIN_NODES}
+    slots, not_settable = find_slots(graph, main)
+    advance = _advance(graph, main[I2V])
+    problems += [*_reach_problems(graph, main), *not_settable]
+    if advance is None:
+        problems.append(
+            f"{main[I2V].label}, input motion_frame: wanted a whole number from 1 to 80."
+        )
+    if advance is None or problems:
+        raise WorkflowInvalid(list(dict.fromkeys(problems)))
     return Template(
         graph=raw,
         sha256=_digest(raw),
         advance=advance,
-        nodes={kind: node.id for kind, node in only.items()},
+        nodes={kind: node.id for kind, node in main.items()},
         slots=slots,
-        notes=tuple(notes),
-        deviations=tuple(sorted(allowed.listed)),
+        notes=tuple(_notes(graph, main, advance, broken, allowed)),
     )
 
 
-def _main_nodes(graph: Graph, node_ids: Mapping[str, str], problems: list[str]) -> dict[str, Node]:
-    found: dict[str, Node] = {}
-    for kind in (*_HANDLER_NODES, *_MAIN_NODES):
-        nodes = [node for node in graph.values() if node.kind == kind]
-        chosen = [node for node in nodes if node.id == node_ids.get(kind)]
-        if kind in _MAIN_NODES and chosen:
-            nodes = chosen
-        if len(nodes) == 1:
-            found[kind] = nodes[0]
+def _main_node_problems(graph: Graph) -> Iterator[str]:
+    for kind in _MAIN_NODES:
+        ids = [node.id for node in graph.values() if node.kind == kind]
+        if len(ids) == 1:
             continue
-        where = f" (nodes {', '.join(node.id for node in nodes)})" if nodes else ""
-        reason = ": the endpoint's handler uses only the first" if kind in _HANDLER_NODES else ""
-        problems.append(
-            f"There must be exactly one {kind}, found {len(nodes)}{where}{reason if nodes else ''}."
-        )
-    return found
+        where = f" (nodes {', '.join(ids)})" if ids else ""
+        why = ": the endpoint's handler uses only the first" if kind in _HANDLER_NODES else ""
+        yield f"There must be exactly one {kind}, found {len(ids)}{where}{why if ids else ''}."
 
 
-def _check_outputs(graph: Graph, problems: list[str]) -> None:
+def _output_problems(graph: Graph) -> Iterator[str]:
     for node in graph.values():
         if _OTHER_OUTPUTS.fullmatch(node.kind):
-            problems.append(
-                f"{node.label} is a second output: ComfyUI then runs a broken graph in part, and "
-                f"the endpoint's handler stops early. Remove it."
+            yield (
+                f"{node.label} is a second output: ComfyUI would then run a broken graph in part, "
+                f"and the endpoint's handler would stop early. Remove it."
             )
 
 
-def _check_sound(graph: Graph, allowed: Deviations, problems: list[str]) -> None:
+def _sound_problems(graph: Graph, allowed: Deviations) -> Iterator[str]:
     for node in graph.values():
         link = node.link("audio") if node.kind == VIDEO else None
         source = graph.get(link.node) if link else None
         if source is None or source.kind in _SOUND_SOURCES | allowed.foreign:
             continue
         if allowed.permit(node, "audio") is None:
-            problems.append(
+            yield (
                 f"{node.label}, input audio: found a link from {source.label}, wanted the sound "
                 f"of {EMBEDS} (output 1), which ends with the planned frames."
             )
 
 
-def _check_audio_crop(graph: Graph, problems: list[str]) -> None:
+def _audio_crop_problems(graph: Graph) -> Iterator[str]:
     for node in graph.values():
         start = node.inputs.get("start_time")
         if node.kind == "AudioCrop" and isinstance(start, str) and start.strip("0:. "):
-            problems.append(
+            yield (
                 f"{node.label}, input start_time: found {start[:20]!r}, wanted 0:00 (the plan "
-                f"counts from the audio's start)."
+                f"counts from the start of the audio)."
             )
-        first = node.inputs.get("start_index")
-        if node.kind == "TrimAudioDuration" and first not in (0, 0.0):
-            problems.append(f"{node.label}, input start_index: wanted 0.")
+        if node.kind == "TrimAudioDuration" and node.inputs.get("start_index") not in (0, 0.0):
+            yield f"{node.label}, input start_index: wanted 0."
 
 
-def _check_reach(
-    graph: Graph, only: Mapping[str, Node], problems: list[str], notes: list[str]
-) -> None:
-    needed = upstream(graph, only[VIDEO].id)
-    for node in only.values():
+def _reach_problems(graph: Graph, main: Mapping[str, Node]) -> Iterator[str]:
+    needed = upstream(graph, main[VIDEO].id)
+    for node in main.values():
         if node.id not in needed:
-            problems.append(f"{node.label} has no part in the video: no link leads from it there.")
-    heard = upstream(graph, only[EMBEDS].id)
-    if only["LoadAudio"].id not in heard:
-        problems.append(f"{only['LoadAudio'].label} does not reach {only[EMBEDS].label}.")
-    seen = upstream(graph, only[I2V].id)
-    if only["LoadImage"].id not in seen:
-        problems.append(f"{only['LoadImage'].label} does not reach {only[I2V].label}.")
-    idle = sorted(key for key in graph if key not in needed and graph[key] not in only.values())
-    if idle:
-        notes.append(f"ComfyUI will ignore nodes that the video does not need: {', '.join(idle)}.")
+            yield f"{node.label} has no effect on the video: no link leads from it to the output."
+    for source, target in ((main["LoadAudio"], main[EMBEDS]), (main["LoadImage"], main[I2V])):
+        if source.id not in upstream(graph, target.id):
+            yield f"{source.label} does not reach {target.label}."
 
 
-def _advance(graph: Graph, node: Node, problems: list[str]) -> int:
+def _advance(graph: Graph, node: Node) -> int | None:
     overlap = literal(graph, node, "motion_frame")
-    if isinstance(overlap, int) and not isinstance(overlap, bool) and 1 <= overlap < FIRST_WINDOW:
-        return FIRST_WINDOW - overlap
-    problems.append(f"{node.label}, input motion_frame: wanted a whole number from 1 to 80.")
-    return GUIDE_ADVANCE
+    return FIRST_WINDOW - overlap if is_whole(overlap) and 1 <= overlap < FIRST_WINDOW else None
 
 
-def _notes(graph: Graph, advance: int, allowed: Deviations, used: set[str]) -> Iterable[str]:
+def _notes(
+    graph: Graph,
+    main: Mapping[str, Node],
+    advance: int,
+    broken: Collection[BrokenPin],
+    allowed: Deviations,
+) -> Iterator[str]:
+    """Yield what an operator should know about a template that passed; `broken` is permitted."""
+    for pin in broken:
+        yield f"Deviation permitted: {pin.text}."
+    idle = sorted(graph.keys() - upstream(graph, main[VIDEO].id))
+    if idle:
+        yield f"ComfyUI will ignore nodes that the video does not need: {', '.join(idle)}."
     if advance != GUIDE_ADVANCE:
         yield (
             f"The template's windows advance by {advance} frames, the guide's list of frame counts "
@@ -191,10 +189,10 @@ def _notes(graph: Graph, advance: int, allowed: Deviations, used: set[str]) -> I
         )
     if not any(node.kind in RESIZERS for node in graph.values()):
         yield "No node scales the image; it must be prepared to the render size (MEDIA_BUCKET)."
-    links = {item for item in allowed.listed if item.endswith(".audio")}
-    unused = allowed.listed - used - links - {f"class:{node.kind}" for node in graph.values()}
+    used = {pin.permitted_by for pin in broken} | {f"class:{node.kind}" for node in graph.values()}
+    unused = sorted(entry for entry in allowed.listed - used if not entry.endswith(".audio"))
     if unused:
-        yield f"Permitted deviations that the template does not need: {', '.join(sorted(unused))}."
+        yield f"Permitted deviations that the template does not need: {', '.join(unused)}."
 
 
 def _digest(raw: Mapping[str, object]) -> str:
