@@ -30,7 +30,7 @@ from worker.runtime.readiness import Board
 from worker.runtime.watchdog import Watchdog
 from worker.schedule import Schedule, Wakeups
 from worker.settings import Settings
-from worker.supabase.realtime import RealtimeDoorbell
+from worker.supabase.realtime import RealtimeListener
 from worker.supabase.store import TIMEOUT, SupabaseStore, connect
 from worker.web import Web, listen, server_for, webhook_url
 from worker.workflow.validation import Template
@@ -69,8 +69,8 @@ class App:
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
             storage=StorageApi(url=settings.supabase_url, key=key, client=http),
         )
-        self.doorbell = RealtimeDoorbell(
-            url=settings.supabase_url, key=key, on_ring=self._wakeups.ring, on_ready=self._on_ready
+        self.listener = RealtimeListener(
+            url=settings.supabase_url, key=key, on_hint=self._wakeups.hear, on_ready=self._on_ready
         )
 
     async def wire(self) -> None:
@@ -97,7 +97,7 @@ class App:
             settings,
             store=self.store,
             desk=self.desk,
-            doorbell=self.doorbell,
+            listener=self.listener,
             dispatcher=self.dispatcher,
             reconciler=self.reconciler,
             wakeups=self._wakeups,
@@ -148,8 +148,8 @@ class App:
         self._wakeups.look_again()
 
     def _refresh_metrics(self) -> None:
-        METRICS.realtime_ready.set(self.doorbell.state == "ready")
-        age = self.doorbell.last_event_age
+        METRICS.realtime_ready.set(self.listener.state == "ready")
+        age = self.listener.last_event_age
         METRICS.realtime_event_age.set(float("nan") if age is None else age)
 
     async def run(self, server_socket: socket.socket) -> None:
@@ -160,7 +160,7 @@ class App:
         try:
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(server.serve(sockets=[server_socket]), name="web")
-                bell = tasks.create_task(self.doorbell.run(), name="doorbell")
+                listening = tasks.create_task(self.listener.run(), name="realtime")
                 loops = self.schedule.start(tasks, self.stop)
                 await self.draining.wait()
                 log.info("app.stopping", in_hand=len(self.dispatcher.working))
@@ -169,7 +169,7 @@ class App:
                 self.stop.set()
                 self._wakeups.all()
                 server.should_exit = True
-                bell.cancel()
+                listening.cancel()
                 rest = [serving, *loops, *self.dispatcher.break_off()]
                 _, slow = await asyncio.wait(rest, timeout=GOODBYE_SECONDS)
                 for task in slow:

@@ -17,19 +17,19 @@ from worker.runtime.metrics import METRICS
 from worker.runtime.readiness import Board
 from worker.runtime.watchdog import measure_lag
 from worker.settings import Settings
-from worker.supabase.realtime import RealtimeDoorbell, Ring
+from worker.supabase.realtime import ChangeHint, RealtimeListener
 from worker.supabase.store import SupabaseStore
 
 log = structlog.get_logger(__name__)
 
-BELL_SECONDS = 3.0
-RINGS_KEPT = 10_000
+HINT_SECONDS = 3.0
+HINTS_KEPT = 10_000
 SLOWEST_TICK = 120.0
 HOUR = 3600.0
 
 
 class Wakeups:
-    """Wakes loops before their time, and remembers for which rows the doorbell has rung."""
+    """Wakes loops before their time, and remembers which rows Realtime has told of."""
 
     def __init__(self) -> None:
         self.dispatch = Wakeup()
@@ -37,23 +37,23 @@ class Wakeups:
         self.sweep = Wakeup()
         self.lease = Wakeup()
         self.housekeeping = Wakeup()
-        self._rung: OrderedDict[str, None] = OrderedDict()
+        self._heard: OrderedDict[str, None] = OrderedDict()
 
-    def ring(self, ring: Ring) -> None:
+    def hear(self, hint: ChangeHint) -> None:
         """A row was inserted or changed: only the loops that it concerns look."""
-        if ring.job_id is not None:
-            self._rung[ring.job_id] = None
-            if len(self._rung) > RINGS_KEPT:
-                self._rung.popitem(last=False)
-        if ring.kind in ("insert", "retry"):
+        if hint.job_id is not None:
+            self._heard[hint.job_id] = None
+            if len(self._heard) > HINTS_KEPT:
+                self._heard.popitem(last=False)
+        if hint.kind in ("insert", "retry"):
             self.dispatch.set()
         else:
             self.reconcile.set()
             self.lease.set()
 
-    def has_rung(self, job_id: str) -> bool:
-        """Whether the doorbell told of this row, as far as is remembered."""
-        return job_id in self._rung
+    def has_heard(self, job_id: str) -> bool:
+        """Whether Realtime told of this row, as far as is remembered."""
+        return job_id in self._heard
 
     def look_again(self) -> None:
         """Changes may have gone unheard."""
@@ -77,7 +77,7 @@ class Schedule:
         *,
         store: SupabaseStore,
         desk: InputDesk,
-        doorbell: RealtimeDoorbell,
+        listener: RealtimeListener,
         dispatcher: Dispatcher,
         reconciler: Reconciler,
         wakeups: Wakeups,
@@ -87,14 +87,14 @@ class Schedule:
         self._settings = settings
         self._store = store
         self._desk = desk
-        self._doorbell = doorbell
+        self._listener = listener
         self._dispatcher = dispatcher
         self._reconciler = reconciler
         self._wakeups = wakeups
         self._board = board
         self._beats = beats
         dispatcher.freed = wakeups.dispatch.set
-        dispatcher.claimed = self._check_bell
+        dispatcher.claimed = self._check_realtime
         reconciler.changed = wakeups.dispatch.set
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> list[asyncio.Task[None]]:
@@ -128,7 +128,7 @@ class Schedule:
         return [*loops, tasks.create_task(measure_lag(stop, self._beats), name="lag")]
 
     async def sweep(self) -> float | None:
-        """Take back expired leases, keep the line's places, see whether the doorbell works."""
+        """Take back expired leases, keep the line's places, see whether Realtime works."""
         recovered = await self._store.recover()
         METRICS.recovered.inc(len(recovered))
         for job in recovered:
@@ -137,7 +137,7 @@ class Schedule:
                 METRICS.jobs_ended.labels(job.status.value, job.error_code or "").inc()
         await self._store.refresh_queue(100)
         self._wakeups.dispatch.set()
-        if self._doorbell.state != "ready":
+        if self._listener.state != "ready":
             reason = "no changes are heard; rows are found by the sweep alone"
             self._board.note("realtime", reason)
         else:
@@ -153,12 +153,12 @@ class Schedule:
             await self._desk.purge_older_than(datetime.now(UTC) - kept)
         return None
 
-    def _check_bell(self, job: Job) -> None:
-        """A new row that the sweep found, though its insert should have rung long ago."""
+    def _check_realtime(self, job: Job) -> None:
+        """Count a new row that the sweep found and Realtime did not tell of."""
         waited = job.waited
         first = job.attempt == 1 and job.try_number == 1
-        if not first or waited is None or waited <= BELL_SECONDS:
+        if not first or waited is None or waited <= HINT_SECONDS:
             return
-        if not self._wakeups.has_rung(job.id):
-            METRICS.doorbell_missed.inc()
-            self._doorbell.missed(waited)
+        if not self._wakeups.has_heard(job.id):
+            METRICS.realtime_missed.inc()
+            self._listener.missed(waited)
