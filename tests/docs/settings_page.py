@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from worker.settings import STAND_INS, Settings
+from worker.settings import PLACEHOLDERS, Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 HEAD = """# Settings
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    if name.upper() in STAND_INS:
+    if name.upper() in PLACEHOLDERS:
         return "must be set"
     if field.default in ("", (), None):
         return "unset"
