@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from devstack.postgres import Postgres
 from devstack.stack import Stack
 from devstack.supabase.database import prepare
-from tests.devstack.realtime_phone import Phone
+from tests.devstack.realtime_wire import Phone
 
 SCHEMA = Path(__file__).with_name("schema")
 TEMPLATE = "gateway_template"

@@ -176,7 +176,7 @@ def test_a_video_is_compared_with_its_row_point_by_point(tmp_path: Path) -> None
     facts = facts_of(tmp_path / "video.mp4")
     row = {"render_width": 480, "render_height": 832, "frames": 81}
     assert differences(facts, row) == []
-    assert differences(facts, {**row, "frames": 82}) == ["frames: wanted 82, got 81"]
+    assert differences(facts, {**row, "frames": 82}) == ["frames: expected 82, got 81"]
 
 
 def test_every_kind_of_difference_is_named() -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.devstack.realtime_phone import JOBS, NOTES, recorded, shape
+from tests.devstack.realtime_wire import JOBS, NOTES, recorded, shape
 
 INSERT = "insert into public.notes (user_id, body) values (%s, %s)"
 

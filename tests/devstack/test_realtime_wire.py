@@ -7,7 +7,7 @@ import time
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.devstack.realtime_phone import JOBS, recorded, shape
+from tests.devstack.realtime_wire import JOBS, recorded, shape
 
 
 async def test_the_frames_of_a_row_have_the_recorded_shape(phone, sql):

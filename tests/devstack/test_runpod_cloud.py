@@ -34,7 +34,7 @@ class Place:
 
     def __init__(self, **options: Any) -> None:
         self.clock, self.notes = Clock(), Notes()
-        self.cloud = Cloud(clock=self.clock, ledger=self.notes, options=Options(**options))
+        self.cloud = Cloud(clock=self.clock, run_log=self.notes, options=Options(**options))
         self.ended: list[Run] = []
         self.stopped: list[str] = []
         self.cloud.on_end = self.ended.append

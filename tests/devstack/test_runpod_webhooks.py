@@ -25,7 +25,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
 async def tries(client: Client, run_id: str, count: int) -> list[dict[str, Any]]:
     """The tries of a run's webhook, once there are `count`."""
     run = client.standin.cloud.runs[run_id]
-    assert await client.standin.bell.until(lambda: len(run.webhooks) >= count, 20)
+    assert await client.standin.condition.until(lambda: len(run.webhooks) >= count, 20)
     return run.webhooks
 
 
