@@ -86,7 +86,7 @@ def test_a_block_ends_with_the_exit_code_that_is_named(block: Block) -> None:
     done = _bash(block)
     assert f"exit {done.returncode}" == block.how, done.stderr
     (shown,) = [
-        one.text for one in page(block.page).blocks if one.text.startswith("The worker cannot")
+        one.text for one in page(block.page).blocks if one.text.startswith("Cannot start")
     ]
     assert done.stderr.startswith(shown)
 
