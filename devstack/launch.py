@@ -99,7 +99,7 @@ def _public_directory() -> str | None:
     """Return a temporary directory that every user can enter; None: Python's default."""
     places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
     return next(
-        (one for one in places if Path(one).is_dir() and _everyone_reaches(Path(one))), None
+        (place for place in places if Path(place).is_dir() and _everyone_reaches(Path(place))), None
     )
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 Graph = Mapping[str, Any]
-LINKED: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ OPERATORS = {
     "like": "like", "ilike": "ilike", "match": "~", "imatch": "~*",
 }  # fmt: skip
 MOST_IN_VALUES = 100
-RAISED = "P0001 (raise_exception)"
 REFUSAL = "Unable to subscribe to changes with given parameters. "
 
 

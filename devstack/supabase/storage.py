@@ -25,8 +25,6 @@ from devstack.supabase.storage_files import (
 from devstack.supabase.storage_listing import list_folder, object_info
 from devstack.supabase.tokens import Keys, TokenInvalid
 
-SIGNED = "/storage/v1/object/sign/{bucket}/{path:path}"
-
 
 class Storage:
     """Endpoints below /storage/v1."""

@@ -151,7 +151,7 @@ async def test_no_worker_outlives_the_stand_in(tmp_path: Path, how: signal.Signa
 
 
 def _processes_with(worker_id: str) -> list[int]:
-    """Processes whose environment names a worker id that begins so."""
+    """Processes whose environment contains a worker id with this prefix."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
