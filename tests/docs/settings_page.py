@@ -67,13 +67,13 @@ def _default(name: str, field: FieldInfo) -> str:
 def _range(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         choices: tuple[Any, ...] = get_args(field.annotation)
-        return f" One of {', '.join(f'`{one}`' for one in choices)}."
+        return f" One of {', '.join(f'`{choice}`' for choice in choices)}."
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = [
-        f"{words[limit]} {getattr(one, limit)}"
-        for one in field.metadata
+        f"{words[limit]} {getattr(constraint, limit)}"
+        for constraint in field.metadata
         for limit in words
-        if getattr(one, limit, None) is not None
+        if getattr(constraint, limit, None) is not None
     ]
     text = ", ".join(limits)
     return f" {text[0].upper()}{text[1:]}." if text else ""

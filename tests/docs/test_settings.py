@@ -1,4 +1,4 @@
-"""docs/settings.md is written from the settings, and nothing in the worker reads others."""
+"""docs/settings.md is generated from the settings."""
 
 import re
 

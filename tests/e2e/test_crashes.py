@@ -1,4 +1,4 @@
-"""Killed between any two steps, the daemon loses no job and pays none twice."""
+"""A daemon killed between any two steps loses no job and pays none twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.world import World
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 RPC = "/rest/v1/rpc/"
-# (where, path, when): "before": the request never arrives; "after": it took, the answer never came.
+# (where, path, when): "before": the request never arrives; "after": only the answer is lost.
 STEPS = [
     ("gateway", f"{RPC}claim_video_jobs_v1", "after"),
     ("gateway", "/storage/v1/object/public/samples/small.wav", "before"),
@@ -27,7 +27,7 @@ STEPS = [
     ("gateway", f"{RPC}write_video_job_changes_v1", "before"),
     ("gateway", f"{RPC}write_video_job_changes_v1", "after"),
 ]
-# Here RunPod has accepted the run, and nobody but its webhook can tell.
+# Here RunPod has accepted the run, and only its webhook can report it.
 ACCEPTED_UNKNOWN = [STEPS[5], STEPS[6]]
 
 
@@ -50,7 +50,7 @@ async def test_a_kill_at_this_step_costs_no_second_run(
 async def test_without_webhooks_an_unknown_run_is_counted(
     postgres: Postgres, step: tuple[str, str, str]
 ) -> None:
-    """Nothing can adopt the run: after the wait there is a second one, both on record."""
+    """Nothing can adopt the run: after the wait there is a second one; both are recorded."""
     runs, states = await _kill_at(postgres, step, webhooks=False)
     assert runs == 2
     assert states == ["expired", "completed"]
@@ -71,7 +71,7 @@ async def _kill_at(
         await daemon.kill()
         faults.clear()
         await daemon.start()
-        # The row may have its end already, and a process that only begins knows no SIGTERM.
+        # The row may have ended already, and a process that is starting ignores SIGTERM.
         await daemon.ready()
         row = await world.until(job_id, "completed", "failed", "cancelled", seconds=60)
         assert row["status"] == "completed", row
@@ -79,10 +79,10 @@ async def _kill_at(
         attempts = await world.sql(
             "select state from public.video_job_attempts where job_id = %s order by attempt", job_id
         )
-        # Each run has a submission of its own: none was started that the record does not know.
+        # Each run has its own submission: no run started without a record.
         assert len(world.runs_of(job_id)) <= len(attempts) == row["submissions"]
         assert all(run.state.terminal for run in world.runpod.runs)
-        return len(world.runs_of(job_id)), [one["state"] for one in attempts]
+        return len(world.runs_of(job_id)), [row["state"] for row in attempts]
 
 
 async def _held_insert(world: World, faults: Faults, path: str, when: str) -> str:

@@ -47,7 +47,7 @@ def doctor(
         float, typer.Option(min=1, help="How long to wait for the probe run.")
     ] = 40.0,
 ) -> None:
-    """Check settings, Supabase, RunPod, the webhook and the media libraries; exit 1 on a fail."""
+    """Check settings, Supabase, RunPod, webhook and media libraries; exit 1 if one fails."""
     checks, with_settings = _chosen(only)
     options = ProbeOptions(image=image, audio=audio, patience=60 * minutes)
     settings, problems = load_valid_settings()

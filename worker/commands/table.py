@@ -10,12 +10,13 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from worker.jobs.job import JobStatus
 from worker.media.storage import StorageApi
 from worker.settings import Settings
 from worker.supabase.jobs_table import JobsTable
 from worker.supabase.store import TIMEOUT, connect
 
-ENDED = ("completed", "failed", "cancelled")
+ENDED = tuple(status.value for status in JobStatus if status.terminal)
 PHASES = {
     "in_line": "in line",
     "checking_media": "checking the media",

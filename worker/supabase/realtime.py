@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -75,7 +74,6 @@ class RealtimeListener:
         self._silent_misses = 0
         self._heard = False
         self.reason: str | None = None
-        self.hints: Counter[str] = Counter()
         self.sessions = 0
         self.rebuilds = 0
         self.misses = 0
@@ -159,7 +157,6 @@ class RealtimeListener:
         self._last_event = time.monotonic()
         self._heard = True
         self._silent_misses = 0
-        self.hints[hint.kind.value] += 1
         METRICS.realtime_hints.labels(hint.kind.value).inc()
         self._call("on_hint", self._on_hint, hint)
 
