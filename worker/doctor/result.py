@@ -18,7 +18,7 @@ class Result:
     fix: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """Return the form that --json prints."""
+        """Return the form that --json prints; programs read its keys, so they stay as they are."""
         return {
             "name": self.name,
             "level": self.level,
