@@ -1,4 +1,4 @@
-"""What the benchmarks share: the table they print, and figures of a running process."""
+"""Shared by the benchmarks: the printed table, and figures of a running process."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ PRODUCTION = {
 
 
 def rss_mib(pid: int) -> float:
-    """Resident memory of a process, in MiB."""
+    """Return the resident memory of a process, in MiB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / MIB
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has used so far, user and system."""
+    """Return the CPU time of a process, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The value that so many percent do not exceed (nearest rank)."""
+    """Return the percentile of the values (nearest rank)."""
     ranked = sorted(values)
     return ranked[max(0, -(-len(ranked) * int(percent) // 100) - 1)]
 
 
 def load() -> str:
-    """What else the machine does, for whoever reads the figures."""
+    """Describe the machine and its load, for readers of the figures."""
     return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
 def show(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
-    """Print a table of what, figure and target."""
+    """Print a table of measurement, figure and target."""
     table = Table("what", "measured", "target", title=f"{title} ({load()})", title_justify="left")
     for row in rows:
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""A cold start with a thousand open runs: how soon each was looked at, and how hard we knock."""
+"""A cold start with a thousand open runs: time until each is polled, and load on RunPod."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ insert into public.video_job_attempts (job_id, attempt, try_number, endpoint_id,
   state, submitted_at, expires_at, next_poll_at)
 values (%s, 1, 1, %s, %s, 'queued', now(), now() + interval '6 hours', now() + interval '1 hour')
 """
-# What an answer takes from RunPod's API.
+# Latency of RunPod's API.
 ANSWER_SECONDS = 0.1
 SEEN = "select count(*) as n from public.video_job_attempts where seen_at is not null"
 
 
 async def _fill(world: World, runs: int) -> None:
-    """Runs at RunPod and their rows, as another process might have left them."""
+    """Create runs at RunPod and their rows, as left by another process."""
     url = world.postgres.url(world.stack.database_url.rpartition("/")[2], user=SUPERUSER)
     async with await psycopg.AsyncConnection.connect(url) as connection:
-        # The guards refuse a row that is born submitted.
+        # The guards refuse an insert with the status submitted.
         await connection.execute("set session_replication_role = replica")
         for _ in range(runs):
             job_id = str(uuid.uuid4())
@@ -46,13 +46,13 @@ async def _fill(world: World, runs: int) -> None:
 
 
 def connections(port: int) -> int:
-    """TCP connections that are established at this port of ours."""
+    """Return the number of established TCP connections at this local port."""
     lines = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     return sum(line[1].endswith(f":{port:04X}") and line[3] == "01" for line in lines)
 
 
 async def measure(runs: int) -> list[tuple[str, str, str]]:
-    """From the start of the process until every submission was seen."""
+    """Measure from the start of the process until every submission was polled."""
     async with World(options={"no_workers": True}, settings=PRODUCTION) as world:
         await _fill(world, runs)
         delay = {"path": "/status/", "action": "delay", "seconds": ANSWER_SECONDS}

@@ -1,4 +1,4 @@
-"""What an idle daemon costs: resident memory and CPU over a minute, with the default settings."""
+"""The cost of an idle daemon: resident memory and CPU over a minute, with the default settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.world import World, running
 
 
 async def measure(seconds: float) -> list[tuple[str, str, str]]:
-    """Figures before the first job and after one, since decoding loads libraries."""
+    """Measure before and after the first job, since decoding loads libraries."""
     async with World(settings=PRODUCTION) as world, running(world) as daemon:
         assert daemon.process is not None
         pid = daemon.process.pid

@@ -1,4 +1,4 @@
-"""How soon a new row is on its way: from the INSERT to the request arriving at RunPod."""
+"""Latency from the INSERT until the request arrives at RunPod."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSERT = "insert into public.video_jobs (image_url, audio_url) values (%s, %s) r
 
 
 async def measure(inserts: int, every: float) -> list[float]:
-    """Seconds for each row, the INSERT itself and the check of small local media included."""
+    """Return the seconds for each row, with the INSERT and the check of small local media."""
     async with (
         World(settings=PRODUCTION) as world,
         running(world),
@@ -23,7 +23,7 @@ async def measure(inserts: int, every: float) -> list[float]:
             world.stack.database_url, autocommit=True
         ) as connection,
     ):
-        # The first job loads what decoding needs.
+        # The first job loads the decoding libraries.
         await world.until(await world.insert(), "completed")
         sent: dict[str, float] = {}
         began = time.monotonic()
@@ -36,7 +36,7 @@ async def measure(inserts: int, every: float) -> list[float]:
             sent[row[0]] = at
         for job_id in sent:
             await world.until(job_id, "completed", "failed", seconds=60)
-        # The stand-in's clock is this process' own.
+        # The stand-in uses the clock of this process.
         return [world.runs_of(job_id)[0].submitted_at - at for job_id, at in sent.items()]
 
 

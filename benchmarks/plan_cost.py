@@ -1,4 +1,4 @@
-"""What checking media costs: CPU, memory, and the delay of everything else in the event loop."""
+"""The cost of checking media: CPU, memory, and the delay of the event loop."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ Measured = dict[str, Any]
 
 
 def rss() -> float:
-    """Resident memory now, in MiB."""
+    """Return the current resident memory, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / MIB
 
 
 def peak_rss() -> float:
-    """The most resident memory that this program ever had, in MiB.
+    """Return the peak resident memory of this program, in MiB.
 
     Not getrusage: its number lives on from the process that started this one.
     """
@@ -66,7 +66,7 @@ async def plans(port: int, count: int) -> Measured:
 
     refusals: list[str] = []
 
-    async def one(image: str, audio: str) -> None:
+    async def open_job(image: str, audio: str) -> None:
         base = f"http://127.0.0.1:{port}/"
         try:
             async with inputs.open(image_url=base + image, audio_url=base + audio, user_id=None):
@@ -74,8 +74,8 @@ async def plans(port: int, count: int) -> Measured:
         except JobFailed as failed:
             refusals.append(failed.code)
 
-    # What the first job of a daemon loads is not what a job costs.
-    await one("warm-image", "warm-audio")
+    # The first job of a daemon loads libraries: do not count it.
+    await open_job("warm-image", "warm-audio")
     before, cpu, worst = rss(), time.process_time(), 0.0
     done = asyncio.Event()
 
@@ -88,7 +88,7 @@ async def plans(port: int, count: int) -> Measured:
 
     async with asyncio.TaskGroup() as group:
         group.create_task(heartbeat())
-        await asyncio.gather(*(one("image", "audio") for _ in range(count)))
+        await asyncio.gather(*(open_job("image", "audio") for _ in range(count)))
         done.set()
     inputs.close()
     return {
@@ -184,7 +184,7 @@ def _render(file: Path, answer: Connection) -> None:
 
 
 async def served(image: bytes, audio: bytes, count: int) -> Measured:
-    """Serve the files from this process, and measure in another one."""
+    """Serve the files from this process, and measure in another process."""
     answers = {"/image": reply(image), "/audio": reply(audio)}
     answers |= {"/warm-image": reply(photo(*SMALL)), "/warm-audio": reply(sound(4.0))}
     async with host(answers) as site:
@@ -192,7 +192,7 @@ async def served(image: bytes, audio: bytes, count: int) -> Measured:
 
 
 def in_a_process_of_its_own(work: Callable[..., None], *args: Any) -> Measured:
-    """Run a measurement where nothing else has used memory before."""
+    """Run a measurement in a new process, whose memory nothing else has used."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(*args, theirs))
@@ -204,7 +204,7 @@ def in_a_process_of_its_own(work: Callable[..., None], *args: Any) -> Measured:
 
 
 def main() -> int:
-    """Measure every case and print a table; what was made lies in memory and temporary files."""
+    """Measure every case and print a table; the files are in memory and in temporary files."""
     table = Table(
         "case", "target", "CPU s", "RSS growth MiB", "peak RSS MiB", "delay ms", "refused"
     )

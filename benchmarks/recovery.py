@@ -1,4 +1,4 @@
-"""How soon a killed worker's rows are taken over by its sibling, in units of the lease."""
+"""Time until another worker claims a killed worker's rows, in units of the lease."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def _until(world: World, attempt: int, rows: int) -> float:
 
 
 async def one_kill(lease: float) -> tuple[float, float]:
-    """Seconds from SIGKILL until the first and until all rows were claimed again."""
-    # Sweeps in the proportion that the defaults have.
+    """Return the seconds from SIGKILL until the first and until all rows are claimed again."""
+    # The same ratio of sweep and lease as in the defaults.
     settings = {
         **PRODUCTION,
         "LEASE_SECONDS": str(lease),
@@ -56,7 +56,7 @@ def main() -> int:
     chosen = parser.parse_args()
     lease = chosen.lease
     found = [asyncio.run(one_kill(lease)) for _ in range(chosen.kills)]
-    first, last = max(one[0] for one in found), max(one[1] for one in found)
+    first, last = max(times[0] for times in found), max(times[1] for times in found)
     show(
         f"SIGKILL with {ROWS} rows in preparation, lease {lease:g} s, {chosen.kills} times",
         [

@@ -1,4 +1,4 @@
-"""How soon a new process serves: from its start to /livez, and to being ready and listening."""
+"""Time from the start of a process until /livez, and until it is ready and subscribed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LISTENING = "worker_realtime_ready 1.0"
 
 
 async def one_start(daemon: Daemon) -> tuple[float, float]:
-    """Seconds to /livez 200, and to /readyz ok with Realtime subscribed."""
+    """Return the seconds to /livez 200, and to /readyz ok with Realtime subscribed."""
     began = time.monotonic()
     await daemon.start()
     base = f"http://127.0.0.1:{daemon.port}"
@@ -34,7 +34,7 @@ async def one_start(daemon: Daemon) -> tuple[float, float]:
 
 
 async def measure(starts: int) -> list[tuple[float, float]]:
-    """The same daemon started and stopped again and again."""
+    """Start and stop the same daemon several times."""
     async with World(settings=PRODUCTION) as world:
         daemon = world.daemon()
         found = []

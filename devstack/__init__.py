@@ -1,1 +1,1 @@
-"""Local stand-ins for the services the worker talks to; never imported by the worker."""
+"""Local stand-ins for the services that the worker uses; never imported by the worker."""

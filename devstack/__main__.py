@@ -1,4 +1,4 @@
-"""The commands of the local stack: `up` keeps it running, `demo` goes the whole way once."""
+"""The local stack: `up` starts it and keeps it running, `demo` makes one video with it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ GOOD, FAILED = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "demo":
-        # The demo brings clients and codecs that `up` can do without.
+        # The demo needs clients and codecs that `up` does not.
         from devstack import demo
 
         return demo.main(image=options.image, audio=options.audio)
@@ -35,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m devstack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start everything and stay until Ctrl-C")
+    up = commands.add_parser("up", help="start everything and run until Ctrl-C")
     up.add_argument("--json", action="store_true", help="print the settings as one line of JSON")
     up.add_argument("--data", type=Path, metavar="DIR", help="keep everything in DIR")
-    up.add_argument("--no-runpod", action="store_true", help="leave the RunPod stand-in out")
-    up.add_argument("--port", type=int, metavar="N", help="the PORT that the worker shall use")
-    shown = commands.add_parser("demo", help="make one real video and print its path")
-    shown.add_argument("--image", type=Path, metavar="FILE")
-    shown.add_argument("--audio", type=Path, metavar="FILE")
+    up.add_argument("--no-runpod", action="store_true", help="start without the RunPod stand-in")
+    up.add_argument("--port", type=int, metavar="N", help="PORT for the worker")
+    demo = commands.add_parser("demo", help="make one preview video and print its path")
+    demo.add_argument("--image", type=Path, metavar="FILE", help="your own portrait")
+    demo.add_argument("--audio", type=Path, metavar="FILE", help="your own speech")
     return parser
 
 
@@ -58,7 +58,7 @@ async def _up(options: argparse.Namespace) -> int:
         else:
             for name, value in stack.env.items():
                 print(f"{name}={shlex.quote(value)}", flush=True)
-            print("The local stack is up; Ctrl-C ends it.", file=sys.stderr, flush=True)
+            print("The local stack is running; stop it with Ctrl-C.", file=sys.stderr, flush=True)
         await stopped.wait()
     return GOOD
 

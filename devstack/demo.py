@@ -1,4 +1,4 @@
-"""The whole way on this machine: starts all parts, sends a job, shows it live, checks the MP4."""
+"""The demo: starts all parts, inserts a job, shows its progress, checks the MP4."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from devstack.launch import PostgresMissing
 from devstack.stack import Stack
 
 SAMPLES: Final = Path(__file__).with_name("samples")
-# Ignored by git; the videos stay there.
+# Ignored by git; the videos are kept there.
 OUTPUT: Final = Path("demo")
-# A preview is done in no time; this slow, one can see the progress.
+# A preview renders very fast: slow it down, so that the progress is visible.
 RENDERING: Final = {"run_seconds_max": 5.0}
 GOOD, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 class NoVideo(Exception):
-    """The demo cannot show a right video; the message says why."""
+    """The demo has no valid video; the message says why."""
 
 
 def main(*, image: Path | None = None, audio: Path | None = None) -> int:
@@ -41,9 +41,9 @@ def main(*, image: Path | None = None, audio: Path | None = None) -> int:
             screen.failure(f"{path} is not a file.", [])
             return REFUSED
     data = Path(tempfile.mkdtemp(prefix="talking-head-demo-"))
-    # The database may have to run as another user, who must be able to look in.
+    # The database may run as another user, who must be able to enter.
     data.chmod(0o755)
-    # What the stand-ins have to say must not tear the live line.
+    # Logs of the stand-ins must not break the progress line.
     logging.basicConfig(filename=data / "stack.log", level=logging.WARNING, force=True)
     try:
         return asyncio.run(_interruptible(screen, *files, data))
@@ -54,7 +54,7 @@ def main(*, image: Path | None = None, audio: Path | None = None) -> int:
 
 
 async def _interruptible(screen: Screen, image: Path, audio: Path, data: Path) -> int:
-    """Run the demo; the first SIGINT or SIGTERM ends it in order, further ones change nothing."""
+    """Run the demo; the first SIGINT or SIGTERM stops it cleanly, further ones are ignored."""
     work = asyncio.ensure_future(_demo(screen, image, audio, data))
     loop = asyncio.get_running_loop()
     asked = False
@@ -78,16 +78,16 @@ async def _demo(screen: Screen, image: Path, audio: Path, data: Path) -> int:
     log = data / "worker.log"
     try:
         with screen:
-            row, path = await _whole_way(screen, image, audio, data, log)
+            row, path = await _make_video(screen, image, audio, data, log)
             facts = await _check(screen, row, path)
     except (PostgresMissing, RuntimeError, OSError, DaemonFailed, JobFailed, NoVideo) as failed:
-        screen.failure(str(failed), Daemon({}, log).last_words())
+        screen.failure(str(failed), Daemon({}, log).last_lines())
         return FAILED
     screen.summary(row, path, facts)
     return GOOD
 
 
-async def _whole_way(
+async def _make_video(
     screen: Screen, image: Path, audio: Path, data: Path, log: Path
 ) -> tuple[Row, Path]:
     screen.step("starting Postgres, the Supabase gateway and the RunPod stand-in")
@@ -113,11 +113,11 @@ async def _whole_way(
 
 
 async def _fetch(row: Row, folder: Path) -> Path:
-    """Save the video where it stays."""
+    """Download the video to `folder`."""
     async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
         answer = await http.get(row["video_url"])
     if answer.status_code != 200:
-        raise NoVideo(f"the video's address answered {answer.status_code}")
+        raise NoVideo(f"the video's URL answered HTTP {answer.status_code}")
     return _save(answer.content, folder / f"{row['id']}.mp4")
 
 
@@ -132,8 +132,8 @@ async def _check(screen: Screen, row: Row, path: Path) -> VideoFacts:
     try:
         facts = await asyncio.to_thread(facts_of, path)
     except (av.FFmpegError, IndexError) as broken:
-        raise NoVideo(f"{path} is no playable video: {broken}") from broken
+        raise NoVideo(f"{path} is not a playable video: {broken}") from broken
     wrong = differences(facts, row)
     if wrong:
-        raise NoVideo(f"{path} is not what the row says: {'; '.join(wrong)}")
+        raise NoVideo(f"{path} differs from the row: {'; '.join(wrong)}")
     return facts

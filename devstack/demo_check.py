@@ -1,4 +1,4 @@
-"""Looks into the finished MP4 and compares it with what the row promised."""
+"""Compares the MP4 with the row of its job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import av
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoFacts:
-    """What is really in a video file, its frames counted by decoding."""
+    """The content of a video file; frames are counted by decoding."""
 
     codec: str
     pixels: str | None
@@ -28,12 +28,12 @@ class VideoFacts:
         rate = float(self.rate) if self.rate else 0
         return (
             f"{self.width} x {self.height}, {self.frames} frames at {rate:g} fps, "
-            f"{self.codec} {self.pixels}, {self.sound or 'no'} sound, {self.sound_seconds:.2f} s"
+            f"{self.codec} {self.pixels}, {self.sound or 'no'} audio, {self.sound_seconds:.2f} s"
         )
 
 
 def facts_of(path: Path) -> VideoFacts:
-    """Decode the whole file; raises av.FFmpegError when it is not a video."""
+    """Decode the whole file; raise av.FFmpegError if it is not a video."""
     with av.open(str(path)) as container:
         picture = container.streams.video[0]
         codec, pixels, rate = (
@@ -58,7 +58,7 @@ def facts_of(path: Path) -> VideoFacts:
 
 
 def differences(facts: VideoFacts, row: Mapping[str, Any]) -> list[str]:
-    """Every point in which the file is not what the row says, in words."""
+    """Return each difference between the file and the row, as text."""
     wanted = {
         "codec": ("h264", facts.codec),
         "pixel format": ("yuv420p", facts.pixels),
@@ -69,8 +69,8 @@ def differences(facts: VideoFacts, row: Mapping[str, Any]) -> list[str]:
         "frames": (row["frames"], facts.frames),
     }
     found = [
-        f"{name}: wanted {want}, got {got}" for name, (want, got) in wanted.items() if want != got
+        f"{name}: expected {want}, got {got}" for name, (want, got) in wanted.items() if want != got
     ]
     if abs(facts.sound_seconds - facts.frames / 25) > 0.1:
-        found.append(f"sound of {facts.sound_seconds:.2f} s for {facts.frames / 25:.2f} s of video")
+        found.append(f"{facts.sound_seconds:.2f} s of audio for {facts.frames / 25:.2f} s of video")
     return found

@@ -1,4 +1,4 @@
-"""The real worker as a process of its own, with its output in a file."""
+"""The real worker as a separate process, with its output in a file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from devstack.postgres import die_with_parent
 REPOSITORY = Path(__file__).resolve().parents[1]
 START_SECONDS = 30.0
 STOP_SECONDS = 25.0
-# The demo wants to see every step, not only what the webhook tells at the end, and its windows
-# are rendered faster than on a GPU.
+# Fast polling shows every step, not only the end; previews render faster than on a GPU.
 DEMO_SETTINGS = {
     "POLL_SECONDS": "1",
     "SWEEP_SECONDS": "1",
@@ -33,7 +32,7 @@ class DaemonFailed(Exception):
 
 
 class Daemon:
-    """`python -m worker run`, from start to exit."""
+    """A `python -m worker run` process."""
 
     def __init__(self, settings: Mapping[str, str], log: Path) -> None:
         self._settings = settings
@@ -41,7 +40,7 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it says that it is ready; raises DaemonFailed."""
+        """Start it and wait until it is ready; raise DaemonFailed if it is not."""
         self._process = self._spawn()
         await self._ready(f"http://127.0.0.1:{self._settings['PORT']}/readyz")
 
@@ -55,7 +54,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches us alone; we stop the worker in our own order.
+                # Ctrl-C must reach only us: we stop the worker in our own order.
                 start_new_session=True,
                 preexec_fn=die_with_parent(signal.SIGKILL),
             )
@@ -64,23 +63,23 @@ class Daemon:
         async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
             for _ in range(int(START_SECONDS / 0.1)):
                 if not self.running:
-                    raise DaemonFailed("The worker ended at its start.")
+                    raise DaemonFailed("The worker exited at start.")
                 try:
                     if (await http.get(url)).status_code == 200:
                         return
                 except httpx.HTTPError:
-                    # It is not listening yet.
+                    # Not listening yet.
                     pass
                 await asyncio.sleep(0.1)
         raise DaemonFailed(f"The worker was not ready after {START_SECONDS:.0f} s.")
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Return whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     async def stop(self) -> None:
-        """Ask it to stop as Fly would, then insist."""
+        """Stop it with SIGTERM, as Fly does; kill it if that takes too long."""
         if self._process is None:
             return
         if self.running:
@@ -92,8 +91,8 @@ class Daemon:
         self._process.kill()
         self._process.wait()
 
-    def last_words(self, lines: int = 15) -> list[str]:
-        """The end of its log."""
+    def last_lines(self, lines: int = 15) -> list[str]:
+        """Return the last lines of its log."""
         if not self._log.exists():
             return []
         return self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]

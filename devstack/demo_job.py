@@ -1,4 +1,4 @@
-"""One job as an app's user would start it: sign in, upload, insert, follow the row live."""
+"""One job as a user of an app starts it: sign in, upload, insert, follow the row."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from supabase import (
 )
 
 TERMINAL = ("completed", "failed", "cancelled")
-# Realtime may lose an event, so the row is also read now and then.
-LOOK_SECONDS = 2.0
-ALL_SECONDS = 300.0
+# Realtime may lose an event, so the row is also polled.
+POLL_SECONDS = 2.0
+MAX_SECONDS = 300.0
 
 REFUSALS = (PostgrestAPIError, AuthError, StorageException, httpx.HTTPError)
 
@@ -48,7 +48,7 @@ class Job:
             await self._client.auth.sign_out({"scope": "local"})
 
     async def insert(self, image: Path, audio: Path) -> Row:
-        """Upload both files to the user's own folder and insert the row; raises JobFailed."""
+        """Upload both files to the user's folder and insert the row; raise JobFailed on errors."""
         try:
             return await self._insert(image, audio)
         except REFUSALS as refused:
@@ -58,23 +58,23 @@ class Job:
         self._client = await acreate_client(self._url, self._key)
         session = await self._client.auth.sign_in_anonymously()
         if session.user is None:
-            raise RuntimeError("anonymous sign-in gave no user")
-        places = [await self._upload(session.user.id, path) for path in (image, audio)]
-        wanted = {"image_url": places[0], "audio_url": places[1]}
+            raise RuntimeError("anonymous sign-in returned no user")
+        urls = [await self._upload(session.user.id, path) for path in (image, audio)]
+        wanted = {"image_url": urls[0], "audio_url": urls[1]}
         answer = await self._client.table("video_jobs").insert(wanted).execute()
         return cast("Row", answer.data[0])
 
     async def _upload(self, user_id: str, path: Path) -> str:
         assert self._client is not None
-        place = f"{user_id}/{uuid.uuid4()}{path.suffix.lower()}"
+        object_path = f"{user_id}/{uuid.uuid4()}{path.suffix.lower()}"
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         bucket = self._client.storage.from_("inputs")
         content = await asyncio.to_thread(path.read_bytes)
-        await bucket.upload(place, content, {"content-type": kind})
-        return f"storage://inputs/{place}"
+        await bucket.upload(object_path, content, {"content-type": kind})
+        return f"storage://inputs/{object_path}"
 
     async def follow(self, job_id: str, show: Callable[[Mapping[str, Any]], None]) -> Row:
-        """Show every change of the row until it is terminal; raises JobFailed."""
+        """Show every change of the row until it is terminal; raise JobFailed on errors."""
         assert self._client is not None
         changed = asyncio.Event()
         channel = self._client.channel(f"job-{job_id}")
@@ -88,17 +88,17 @@ class Job:
         await channel.subscribe()
         row: Row = {}
         try:
-            async with asyncio.timeout(ALL_SECONDS):
+            async with asyncio.timeout(MAX_SECONDS):
                 while True:
                     changed.clear()
                     row = await self._read(job_id)
                     show(row)
                     if row["status"] in TERMINAL:
                         return row
-                    await _ring(changed)
+                    await _change_or_pause(changed)
         except TimeoutError:
             last = row.get("status")
-            raise JobFailed(f"the job is still {last} after {ALL_SECONDS:.0f} s") from None
+            raise JobFailed(f"the job is still {last} after {MAX_SECONDS:.0f} s") from None
         except REFUSALS as refused:
             raise JobFailed(f"the job could not be followed: {refused}") from refused
 
@@ -109,10 +109,10 @@ class Job:
         return cast("Row", answer.data)
 
 
-async def _ring(changed: asyncio.Event) -> None:
+async def _change_or_pause(changed: asyncio.Event) -> None:
     try:
-        async with asyncio.timeout(LOOK_SECONDS):
+        async with asyncio.timeout(POLL_SECONDS):
             await changed.wait()
     except TimeoutError:
-        # Nothing was heard: look all the same.
+        # No event: read the row anyway.
         return

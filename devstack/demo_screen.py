@@ -1,4 +1,4 @@
-"""What a person sees while the demo runs: the steps as they come, one live line, a summary."""
+"""The output of the demo: steps, one progress line, a summary."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 PHASES = {
     "in_line": "waiting for a worker",
-    "checking_media": "checking picture and sound",
-    "confirming_submission": "asking RunPod whether it has the job",
+    "checking_media": "checking image and audio",
+    "confirming_submission": "checking whether RunPod accepted it",
     "waiting_gpu": "waiting for a GPU",
     "loading_models": "loading models",
     "generating": "rendering",
     "saving": "saving the video",
     "cancelling": "cancelling",
-    "paused_budget": "held back by a budget",
+    "paused_budget": "paused by a budget",
     "done": "done",
 }
 
@@ -51,12 +51,12 @@ class Screen:
         self._progress.stop()
 
     def step(self, text: str) -> None:
-        """Say what begins now."""
+        """Print the next step."""
         seconds = time.monotonic() - self._begun
         self.console.print(f"[dim]{seconds:5.1f} s[/dim]  {escape(text)}")
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Show where the job stands."""
+        """Show the state of the job."""
         phase = PHASES.get(str(row["phase"]), str(row["phase"]))
         if self._task is None:
             self._task = self._progress.add_task(phase, total=100, status="")
@@ -72,16 +72,16 @@ class Screen:
         )
 
     def summary(self, row: Mapping[str, Any], path: object, facts: object) -> None:
-        """Tell what a viewer should know of the video, and where it is."""
+        """Print warnings, facts and path of the video."""
         for warning in row["warnings"] or []:
             self.console.print(f"[yellow]note[/yellow]   {escape(warning['message'])}")
         self.console.print(f"\n[bold green]Video[/bold green]  {facts}")
         self.console.print(str(path), markup=False)
 
     def failure(self, text: str, log: list[str]) -> None:
-        """Tell why there is no video, with the worker's last words."""
+        """Print why there is no video, and the worker's last log lines."""
         if log:
-            self.console.print("\nThe worker's last lines:", style="dim")
+            self.console.print("\nThe worker's last log lines:", style="dim")
             self.console.print("\n".join(log), style="dim", markup=False)
         self.console.print(f"\n[bold red]No video:[/bold red] {escape(text)}")
 

@@ -1,4 +1,4 @@
-"""Faults on demand for the stand-ins: hold, replace, delay or drop requests that match a rule."""
+"""Faults on request: hold, replace, delay or drop requests that match a rule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOMENTS = ("before", "after")
 
 @dataclass(slots=True, kw_only=True)
 class Rule:
-    """One fault: which requests it meets, what it does to them, and how often it still may."""
+    """One fault: which requests it matches, what it does, and how many times."""
 
     id: str
     path: re.Pattern[str]
@@ -72,7 +72,7 @@ class Faults:
         self._hit = asyncio.Condition()
 
     def add(self, spec: Mapping[str, object]) -> Rule:
-        """Add a rule from its JSON form; ValueError says what is wrong with it."""
+        """Add a rule from its JSON form; raise ValueError if it is invalid."""
         known = {*Rule.__dataclass_fields__, "seed"} - {"id", "hits", "random", "released"}
         if unknown := set(spec) - known:
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
@@ -99,20 +99,20 @@ class Faults:
         return list(self._rules.values())
 
     def release(self, rule_id: str) -> None:
-        """Let every request go on that this rule holds, now and later."""
+        """Release all requests that this rule holds, now and later."""
         self._rules[rule_id].released.set()
 
     def remove(self, rule_id: str) -> None:
-        """Forget a rule and let go of what it holds."""
+        """Remove a rule and release the requests it holds."""
         self._rules.pop(rule_id).released.set()
 
     def clear(self) -> None:
-        """Forget all rules and let go of everything held."""
+        """Remove all rules and release all held requests."""
         for rule_id in list(self._rules):
             self.remove(rule_id)
 
     async def wait_hit(self, rule_id: str, *, count: int = 1, timeout: float = 20) -> bool:
-        """Wait until a rule has met `count` requests; False after `timeout` seconds."""
+        """Wait until a rule has matched `count` requests; return False after `timeout` seconds."""
         rule = self._rules[rule_id]
         try:
             async with asyncio.timeout(timeout), self._hit:
@@ -122,7 +122,7 @@ class Faults:
         return True
 
     async def take(self, method: str, path: str, query: str) -> Rule | None:
-        """The first rule that meets this request, counted as hit."""
+        """Return the first rule that matches this request, and count the match."""
         for rule in self._rules.values():
             if rule.matches(method, path, query):
                 rule.hits += 1
@@ -132,7 +132,7 @@ class Faults:
         return None
 
     def routes(self) -> list[Route]:
-        """The control routes, to be mounted in the stand-in's own app."""
+        """Return the control routes for the stand-in's app."""
         return [
             Route("/_control/rules", self._collection, methods=["GET", "POST", "DELETE"]),
             Route("/_control/rules/{id}", self._delete, methods=["DELETE"]),
@@ -186,7 +186,7 @@ class FaultMiddleware:
         if scope["type"] not in ("http", "websocket") or scope["path"].startswith("/_control"):
             await self.app(scope, receive, send)
             return
-        # ASGI has no way to say "hang up", so we keep the transport of uvicorn's own `send`.
+        # ASGI cannot cut a connection, so use the transport behind uvicorn's `send`.
         scope["transport"] = getattr(getattr(send, "__self__", None), "transport", None)
         method = scope.get("method", "GET")
         query = scope["query_string"].decode("latin-1")
@@ -254,7 +254,7 @@ async def deny_websocket(send: Send, status: int, body: object) -> None:
 
 
 async def _drop(scope: Scope, receive: Receive) -> None:
-    """Cut the TCP connection without a byte of answer."""
+    """Cut the TCP connection without an answer."""
     if scope["transport"] is None:
         raise RuntimeError("drop needs FaultMiddleware to be the outermost app under uvicorn")
     scope["transport"].abort()

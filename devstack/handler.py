@@ -1,4 +1,4 @@
-"""The endpoint's handler: takes the production request, renders a preview instead of a GPU video.
+"""The endpoint's handler: takes the production request and renders a preview without GPU.
 
 Run by the official SDK's worker loop. It reads the same five inputs as the production handler and
 answers failures as that one does: a dictionary with an `error` text in Chinese.
@@ -30,12 +30,12 @@ Json = dict[str, Any]
 
 
 class Failure(Exception):
-    """What the handler answers as `error`."""
+    """The text that the handler answers as `error`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What a checked graph asks to be rendered."""
+    """What to render, read from a valid graph."""
 
     width: int
     height: int
@@ -47,20 +47,20 @@ class Order:
 
 def handle(job: Json) -> Json:
     """Answer one job as the production endpoint does: `{"video": [url]}` or `{"error": text}`."""
-    wishes = Wishes(job)
-    if wishes.fail_text is not None:
-        return {"error": wishes.fail_text}
+    options = RunOptions(job)
+    if options.fail_text is not None:
+        return {"error": options.fail_text}
     workspace = Path(tempfile.mkdtemp(prefix="run-", dir=Path.cwd()))
     try:
-        return {"video": [_produce(job["input"], workspace, wishes)]}
+        return {"video": [_produce(job["input"], workspace, options)]}
     except Failure as failure:
         return {"error": str(failure)}
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
 
 
-class Wishes:
-    """What the stand-in wants of this run, and how the run reports its progress."""
+class RunOptions:
+    """Options of the stand-in for this run, and the reporting of its progress."""
 
     def __init__(self, job: Json) -> None:
         given = job.get("standin") or {}
@@ -72,7 +72,7 @@ class Wishes:
         self._reported_at = 0.0
 
     def report(self, phase: str, progress: float) -> None:
-        """Report progress in percent, seldom enough that no report overtakes another."""
+        """Report progress in percent, slowly enough that reports stay in order."""
         now = time.monotonic()
         if self._silent or (now - self._reported_at < REPORT_EVERY_SECONDS and progress > 0):
             return
@@ -82,28 +82,28 @@ class Wishes:
         progress_update(self._job, {"phase": phase, "progress": round(progress, 1)})
 
     def node_failed(self, problem: str) -> None:
-        """A node failed on the GPU: production waits for ever, the stand-in only on request."""
+        """Handle a failed node: production waits forever, the stand-in only on request."""
         while self.hang:
             time.sleep(1)
         raise Failure(f"工作流执行失败: {problem}")
 
 
-def _produce(given: Json, workspace: Path, wishes: Wishes) -> str:
+def _produce(given: Json, workspace: Path, options: RunOptions) -> str:
     graph = given.get("workflow")
     if not isinstance(graph, dict) or not graph:
         raise Failure("缺少 workflow 参数")
-    wishes.report("loading_models", 0)
+    options.report("loading_models", 0)
     image = _download(given.get("image_url"), workspace / "input.png", "图片")
     audio = _download(given.get("audio_url"), workspace / "input.mp3", "音频")
     for kind in ("LoadImage", "LoadAudio", "VHS_VideoCombine"):
         if not any(isinstance(n, dict) and n.get("class_type") == kind for n in graph.values()):
             raise Failure(f"工作流中没有找到 {kind} 节点")
-    # Production writes these two into nodes titled so, which our graph does not have.
+    # Production writes these two into nodes with these titles, which our graph does not have.
     int(given.get("width") or 0), int(given.get("height") or 0)
-    order = _queue_prompt(graph, wishes)
+    order = _queue_prompt(graph, options)
     target = workspace / f"{order.prefix}_00001-audio.mp4"
-    _render(order, image, audio, target, wishes)
-    wishes.report("saving", 99)
+    _render(order, image, audio, target, options)
+    options.report("saving", 99)
     return _upload(target)
 
 
@@ -123,11 +123,11 @@ def _download(url: object, target: Path, what: str) -> Path:
     return target
 
 
-def _queue_prompt(graph: Json, wishes: Wishes) -> Order:
-    """What ComfyUI's POST /prompt and the nodes' own demands make of the graph."""
+def _queue_prompt(graph: Json, options: RunOptions) -> Order:
+    """Check the graph as ComfyUI's POST /prompt and the nodes do; return what to render."""
     verdict = comfy.validate(graph)
     for problem in verdict.problems:
-        # Production keeps the reason to itself, too: it stands in the worker's log alone.
+        # Production hides the reason too: it is only in the worker's log.
         print(f"graph: {problem}", flush=True)
     if not verdict.accepted:
         raise Failure("发生未知错误: HTTP Error 400: Bad Request")
@@ -135,14 +135,14 @@ def _queue_prompt(graph: Json, wishes: Wishes) -> Order:
         raise Failure("执行超时或没有生成视频")
     problems = comfy.gpu_problems(graph)
     if problems:
-        wishes.node_failed(problems[0])
+        options.node_failed(problems[0])
     scale = comfy.first_of(graph, "ImageScale")
     speech = comfy.first_of(graph, "MultiTalkWav2VecEmbeds")
     video = comfy.first_of(graph, "VHS_VideoCombine")
     if scale is None or speech is None or video is None:
         raise Failure("工作流缺少 ImageScale 或 MultiTalkWav2VecEmbeds 节点")
     return Order(
-        # A latent covers 16 pixels, what is left over is cut off.
+        # A latent covers 16 pixels; the remainder is cut off.
         width=int(scale["width"]) // 16 * 16,
         height=int(scale["height"]) // 16 * 16,
         frames=int(speech["num_frames"]),
@@ -152,18 +152,18 @@ def _queue_prompt(graph: Json, wishes: Wishes) -> Order:
     )
 
 
-def _render(order: Order, image: Path, audio: Path, target: Path, wishes: Wishes) -> None:
-    if wishes.hang:
-        wishes.node_failed("hang")
+def _render(order: Order, image: Path, audio: Path, target: Path, options: RunOptions) -> None:
+    if options.hang:
+        options.node_failed("hang")
     started = time.monotonic()
 
     def rendered(frame: int) -> None:
         share = frame / order.frames
-        # With `run_seconds` a run takes at least that long, as if on a GPU.
-        ahead = started + wishes.seconds * share - time.monotonic()
+        # With `run_seconds` a run takes at least that long, as on a GPU.
+        ahead = started + options.seconds * share - time.monotonic()
         if ahead > 0:
             time.sleep(ahead)
-        wishes.report("generating", 99 * share)
+        options.report("generating", 99 * share)
 
     try:
         media.render(
@@ -178,8 +178,8 @@ def _render(order: Order, image: Path, audio: Path, target: Path, wishes: Wishes
             on_frame=rendered,
         )
     except (OSError, ValueError, IndexError) as failed:
-        # Pillow and PyAV raise these for files that are no picture or hold no sound.
-        wishes.node_failed(f"{type(failed).__name__}: {failed}")
+        # Pillow and PyAV raise these for files without picture or sound.
+        options.node_failed(f"{type(failed).__name__}: {failed}")
 
 
 def _upload(video: Path) -> str:
@@ -203,9 +203,9 @@ def _die_with_parent() -> None:
 
 
 def main() -> None:
-    """Start the SDK's worker loop; it ends with the stand-in that started it."""
+    """Run the SDK's worker loop; it ends with the stand-in that started it."""
     _die_with_parent()
-    # The SDK forks its heartbeat, which must not survive us either.
+    # The SDK forks its heartbeat process, which must end with us too.
     os.register_at_fork(after_in_child=_die_with_parent)
     if os.environ.get("STANDIN_PARENT") not in (None, str(os.getppid())):
         raise SystemExit("the stand-in that started this worker is gone")

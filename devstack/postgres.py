@@ -1,4 +1,4 @@
-"""A private PostgreSQL server: finds the binaries, starts as any user, ends with its parent."""
+"""A private PostgreSQL server that runs as any user and ends with its parent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PR_SET_PDEATHSIG = 1
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
-# What logical decoding needs, what keeps a laptop's disk quiet, and nothing else.
+# Needed for logical decoding, and to write less to the disk.
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -39,12 +39,12 @@ SETTINGS = {
     "log_timezone": "UTC",
     "max_wal_size": "256MB",
 }
-# Commits still flush: logical decoding sends only what is flushed.
+# Commits still flush: logical decoding sends only flushed changes.
 UNSAFE_SETTINGS = {"fsync": "off", "full_page_writes": "off"}
 
 
 def die_with_parent(with_signal: signal.Signals) -> Callable[[], None]:
-    """A preexec_fn that asks Linux to signal the child when the thread that started it ends."""
+    """Return a preexec_fn: Linux signals the child when the thread that started it ends."""
     if not sys.platform.startswith("linux"):
         return lambda: None
     libc = ctypes.CDLL(None, use_errno=True)
@@ -59,7 +59,7 @@ def die_with_parent(with_signal: signal.Signals) -> Callable[[], None]:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on right now."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -92,7 +92,7 @@ class Postgres:
         return self._process.pid if self._process is not None else None
 
     def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
-        """A libpq URL; connections from this machine need no password."""
+        """Return a libpq URL; connections from this machine need no password."""
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
@@ -109,14 +109,14 @@ class Postgres:
         self._await_ready()
 
     def stop(self) -> None:
-        """Stop at once, ending open sessions; harmless when stopped already."""
+        """Stop at once and end open sessions; safe to call again."""
         self._end(signal.SIGINT)
         if self._launch is not None and self._launch.scratch is not None:
             shutil.rmtree(self._launch.scratch, ignore_errors=True)
             self._launch = None
 
     def kill(self) -> None:
-        """End the server without a shutdown, as a crash would."""
+        """Kill the server, as a crash would."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
@@ -124,13 +124,13 @@ class Postgres:
         self.start()
 
     def remove(self) -> None:
-        """Stop and delete everything, unless the data directory was given by the caller."""
+        """Stop, and delete the data directory unless the caller gave it."""
         self.stop()
         if not self._kept:
             shutil.rmtree(self._home, ignore_errors=True)
 
     def create_database(self, name: str, *, template: str = "template1") -> str:
-        """Create a database as a copy of `template`, which nobody may be using; returns its URL."""
+        """Create a database as a copy of `template`, which must be unused; return its URL."""
         statement = sql.SQL("create database {} template {} owner postgres strategy {}").format(
             sql.Identifier(name), sql.Identifier(template), sql.Identifier("file_copy")
         )
@@ -139,9 +139,9 @@ class Postgres:
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, ending the sessions in it."""
+        """Drop a database and end its sessions."""
         statement = sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
-        # "force" spares sessions that decode; a temporary slot goes when its session has ended.
+        # "force" does not end decoding sessions; a temporary slot ends with its session.
         decoders = "select pg_terminate_backend(active_pid) from pg_replication_slots"
         deadline = time.monotonic() + STOP_SECONDS
         with psycopg.connect(self.url("postgres", user=SUPERUSER), autocommit=True) as connection:
@@ -170,7 +170,7 @@ class Postgres:
         with self.log.open("ab") as log:
             code = self._spawn(launch, arguments, log).wait()
         if code != 0:
-            raise RuntimeError(f"initdb failed:\n{self._last_words()}")
+            raise RuntimeError(f"initdb failed:\n{self._last_lines()}")
 
     def _spawn(
         self, launch: Launch, arguments: Sequence[str], log: IO[bytes]
@@ -183,7 +183,7 @@ class Postgres:
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd="/",
-            # A terminal's Ctrl-C must reach us alone: we decide when the database stops.
+            # Ctrl-C must reach only us: we decide when the database stops.
             process_group=0,
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
@@ -196,7 +196,7 @@ class Postgres:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if not self.running:
-                raise RuntimeError(f"PostgreSQL did not start:\n{self._last_words()}")
+                raise RuntimeError(f"PostgreSQL did not start:\n{self._last_lines()}")
             try:
                 psycopg.connect(self.url("template1", user=SUPERUSER), connect_timeout=5).close()
             except psycopg.OperationalError:
@@ -204,7 +204,7 @@ class Postgres:
             else:
                 return
         self.kill()
-        raise RuntimeError(f"PostgreSQL was not ready in time:\n{self._last_words()}")
+        raise RuntimeError(f"PostgreSQL was not ready in time:\n{self._last_lines()}")
 
     def _end(self, with_signal: signal.Signals) -> None:
         process = self._process
@@ -219,5 +219,5 @@ class Postgres:
                 process.wait(STOP_SECONDS)
         self._process = None
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         return self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""

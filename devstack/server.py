@@ -1,4 +1,4 @@
-"""An ASGI app served on a port of this machine, inside somebody else's event loop."""
+"""An ASGI app served on a local port, inside a running event loop."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.types import ASGIApp
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server inside somebody else's event loop."""
+    """A uvicorn server inside a running event loop."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the program."""
+        """Do not handle signals: the program does."""
         yield
 
 
@@ -24,7 +24,7 @@ class AppServer:
     """An ASGI app on a port of 127.0.0.1."""
 
     def __init__(self, app: ASGIApp, *, port: int = 0) -> None:
-        # With the protocol named, asyncio sets TCP_NODELAY; without, answers wait up to 40 ms.
+        # With an explicit protocol asyncio sets TCP_NODELAY; without it answers take up to 40 ms.
         self._listener = sockets.socket(proto=sockets.IPPROTO_TCP)
         self._listener.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", port))
@@ -39,8 +39,8 @@ class AppServer:
             ws_ping_interval=None,
             proxy_headers=False,
             server_header=False,
-            # Real services keep a connection for a minute or more; after 5 s, uvicorn's default, a
-            # client that speaks again at that moment loses its request.
+            # Real services keep idle connections for a minute or more. With uvicorn's default of
+            # 5 s, a client that sends at that moment loses its request.
             timeout_keep_alive=75,
             timeout_graceful_shutdown=1,
             lifespan="on",
@@ -49,12 +49,12 @@ class AppServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Serve; returns when requests are answered."""
+        """Start serving; return when requests are answered."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         while not self._server.started:
             if self._task.done():
                 await self._task
-                raise RuntimeError("the server ended while it started")
+                raise RuntimeError("the server stopped during its start")
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:

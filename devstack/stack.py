@@ -1,4 +1,4 @@
-"""The local stack in one object: Postgres, the Supabase stand-in and the RunPod stand-in."""
+"""The local stack: Postgres, the Supabase stand-in and the RunPod stand-in."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICTURES, SPEECHES = (".jpg", ".jpeg", ".png", ".webp"), (".mp3", ".wav", ".ogg"
 
 
 class Stack:
-    """Starts what it is not given, and takes down what it started.
+    """Starts the parts it is not given, and stops what it started.
 
     `postgres` shares a running server among several stacks; each then names its own `database`,
     which is created and migrated unless it exists.
@@ -76,7 +76,7 @@ class Stack:
 
     @property
     def gateway(self) -> Gateway:
-        """The gateway itself, with its `faults`, `realtime` and `auth` knobs."""
+        """Return the gateway, with its `faults`, `realtime` and `auth` controls."""
         assert self._gateway is not None, "the stack is not started"
         return self._gateway
 
@@ -86,7 +86,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """SUPABASE_URL; `/_control/` below it holds the knobs."""
+        """Return SUPABASE_URL; the controls are at `/_control/` below it."""
         assert self._server is not None, "the stack is not started"
         return self._server.url
 
@@ -99,7 +99,7 @@ class Stack:
         return self.postgres.url(self._database)
 
     async def start(self) -> None:
-        """Start everything; on failure nothing is left running."""
+        """Start everything; after a failure nothing keeps running."""
         try:
             await self._start()
         except BaseException:
@@ -133,7 +133,7 @@ class Stack:
             await self._start_runpod(self._data)
 
     async def stop(self) -> None:
-        """Stop what was started; harmless when stopped already."""
+        """Stop what was started; safe to call again."""
         if self.runpod is not None:
             await self.runpod.stop()
             self.runpod = None
@@ -143,7 +143,7 @@ class Stack:
             await self._server.stop()
             self._server = None
         if self._postgres is not None and not self._shared_postgres:
-            # In a thread: the server's goodbye needs this loop to read it.
+            # In a thread: this loop must read the server's last messages.
             await asyncio.to_thread(self._postgres.remove)
             self._postgres = None
         if self._data is not None and not self._kept:
@@ -151,13 +151,13 @@ class Stack:
             self._data = None
 
     async def restart_postgres(self) -> None:
-        """Stop and start Postgres under the running gateway."""
+        """Restart Postgres while the gateway runs."""
         await asyncio.to_thread(self.postgres.stop)
         self.postgres.start()
 
     @property
     def env(self) -> dict[str, str]:
-        """What `worker run` needs, by the names of its settings."""
+        """Return the settings for `worker run`, by name."""
         found = {
             "SUPABASE_URL": self.url,
             "SUPABASE_ANON_KEY": self.keys.anon,

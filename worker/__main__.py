@@ -1,4 +1,4 @@
-"""The process' entry: `python -m worker`."""
+"""Entry point: `python -m worker`."""
 
 from worker.commands.cli import app
 

@@ -44,7 +44,7 @@ from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import Watchdog
 from worker.schedule import Schedule, Wakeups
 from worker.settings import Settings
-from worker.supabase.realtime import RealtimeDoorbell
+from worker.supabase.realtime import RealtimeListener
 from worker.supabase.store import TIMEOUT, SupabaseStore, connect
 from worker.web import Web, listen, server_for, webhook_url
 from worker.workflow.validation import Template
@@ -89,10 +89,10 @@ class App:
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
             storage=StorageApi(url=settings.supabase_url, key=key, client=http),
         )
-        self.listener = RealtimeDoorbell(
+        self.listener = RealtimeListener(
             url=settings.supabase_url,
             key=key,
-            on_ring=self.wakeups.hear,
+            on_hint=self.wakeups.hear,
             on_ready=self._on_realtime_ready,
         )
         self.store = SupabaseStore(
@@ -195,7 +195,7 @@ class App:
     def _on_claim(self, job: Job) -> None:
         """Notice a new row that the sweep found, though Realtime should have told of it."""
         if (seconds := self.wakeups.unheard_for(job)) is not None:
-            METRICS.doorbell_missed.inc()
+            METRICS.realtime_missed.inc()
             self.listener.missed(seconds)
 
     def _on_realtime_ready(self) -> None:

@@ -15,7 +15,7 @@ from worker.runtime.metrics import METRICS
 from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import measure_lag
 from worker.settings import Settings
-from worker.supabase.realtime import RealtimeDoorbell, Ring
+from worker.supabase.realtime import ChangeHint, RealtimeListener
 from worker.supabase.store import SupabaseStore
 
 HINT_SECONDS = 3.0
@@ -35,7 +35,7 @@ class Wakeups:
         self.prune = Wakeup()
         self._heard: OrderedDict[str, None] = OrderedDict()
 
-    def hear(self, hint: Ring) -> None:
+    def hear(self, hint: ChangeHint) -> None:
         """A row was inserted or changed: wake only the loops that it concerns."""
         if hint.job_id is not None:
             self._heard[hint.job_id] = None
@@ -74,7 +74,7 @@ class Schedule:
         *,
         store: SupabaseStore,
         media: InputMedia,
-        listener: RealtimeDoorbell,
+        listener: RealtimeListener,
         dispatcher: Dispatcher,
         reconciler: Reconciler,
         wakeups: Wakeups,

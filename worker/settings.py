@@ -1,4 +1,4 @@
-"""Every environment variable, its type, default and meaning; the only reader of the environment."""
+"""Every environment variable: type, default, meaning. The only reader of the environment."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pydantic_settings import (
 from worker.jobs.errors import SettingsInvalid
 from worker.plan.policy import PlanPolicy
 
-STAND_INS = {
+PLACEHOLDERS = {
     "SUPABASE_URL": "http://unset.invalid",
     "SUPABASE_SERVICE_ROLE_KEY": "unset",
     "RUNPOD_API_KEY": "unset",
     "RUNPOD_ENDPOINT_ID": "unset",
 }
 RUNPOD_BASE = "https://api.runpod.ai/v2"
-# A result lives for half an hour: polls or sweeps rarer than that would lose every video.
-# The other bounds keep numbers within what Postgres and RunPod take.
+# RunPod keeps a result for half an hour: with rarer polls or sweeps, videos would be lost.
+# The other bounds keep numbers within what Postgres and RunPod accept.
 WEEK = 7 * 24 * 3600
 MANY = 1_000_000
 NameList = Annotated[tuple[str, ...], NoDecode]
@@ -37,7 +37,7 @@ SecretList = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The daemon's settings; docs/settings.md is made from the descriptions."""
+    """The daemon's settings; docs/settings.md is generated from the descriptions."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -45,21 +45,21 @@ class Settings(BaseSettings):
     supabase_service_role_key: SecretStr = Field(
         description="The service_role JWT or an sb_secret_ key; never the anon key."
     )
-    runpod_api_key: SecretStr = Field(description="A RunPod API key that may use the endpoint.")
+    runpod_api_key: SecretStr = Field(description="A RunPod API key with access to the endpoint.")
     runpod_endpoint_id: str = Field(default="", description="The Serverless endpoint's id.")
     runpod_endpoint_url: str = Field(
         default="", description="Instead of the id: https://api.runpod.ai/v2/ID."
     )
     public_url: str = Field(
         default="",
-        description="Where RunPod reaches this worker; on Fly it is known. Empty: polling only.",
+        description="URL at which RunPod reaches this worker; known on Fly. Empty: polling only.",
     )
     webhook_secret: SecretList = Field(
         default=(),
         description="Comma list; the first signs webhook URLs, all verify. Empty: no webhooks.",
     )
     database_url: SecretStr | None = Field(
-        default=None, description="A direct Postgres URL, for `migrate` alone."
+        default=None, description="A direct Postgres URL, only for `migrate`."
     )
     host: str = Field(default="0.0.0.0", description="The address the HTTP server binds.")
     port: int = Field(default=8080, ge=1, le=65535, description="The HTTP server's port.")
@@ -73,61 +73,64 @@ class Settings(BaseSettings):
         default=15,
         gt=0,
         le=300,
-        description="Seconds between looks through the table for what no event told.",
+        description="Seconds between sweeps, which find rows that no event reported.",
     )
     poll_seconds: float = Field(
         default=30,
         gt=0,
         le=1200,
-        description="Seconds between looks at a run that is queued or reports progress.",
+        description="Seconds between polls of a run that is queued or reports progress.",
     )
     slow_poll_seconds: float = Field(
         default=300,
         gt=0,
         le=1200,
-        description="The same for started runs that report nothing, once webhooks are seen.",
+        description="The same for started runs without progress, once a webhook has arrived.",
     )
     lease_seconds: float = Field(
-        default=60, ge=5, le=3600, description="How long a claim holds without being renewed."
+        default=60, ge=5, le=3600, description="How long a claim is valid without renewal."
     )
     max_in_flight: int = Field(
-        default=20, ge=1, le=MANY, description="Runs in all, unknown ones not counted."
+        default=20,
+        ge=1,
+        le=MANY,
+        description="Most open runs in total; unknown submissions do not count.",
     )
     max_queued_runs: int = Field(
         default=5,
         ge=1,
         le=MANY,
-        description="Of these, runs that may wait at RunPod. Set it to the endpoint's max workers.",
+        description="Most of these that may wait at RunPod. Set it to the endpoint's max workers.",
     )
     max_in_flight_per_user: int = Field(
-        default=2, ge=1, le=MANY, description="Open runs of one user_id."
+        default=2, ge=1, le=MANY, description="Most open runs of one user_id."
     )
     max_submissions_per_user_per_day: int = Field(
         default=50,
         ge=1,
         le=MANY,
-        description="Submissions of one user_id within 24 hours, retries included.",
+        description="Most submissions of one user_id within 24 hours, retries included.",
     )
     max_submissions: int = Field(
-        default=3, ge=1, le=100, description="Accepted or unknown submissions within one try."
+        default=3, ge=1, le=100, description="Most accepted or unknown submissions within one try."
     )
     retry_seconds: float = Field(
         default=15,
         gt=0,
         le=3600,
-        description="Wait before the second submission of a try; it doubles.",
+        description="Wait before the second submission of a try; doubles each time.",
     )
     result_patience_seconds: float = Field(
         default=60,
         ge=1,
         le=1200,
-        description="How long a missing run or video is looked for before it counts as lost.",
+        description="How long to look for a missing run or video before it counts as lost.",
     )
     queue_deadline_seconds: float = Field(
         default=3600,
         gt=0,
         le=WEEK,
-        description="How long a run may wait at RunPod while no other starts there.",
+        description="How long a run may wait at RunPod while no other run starts.",
     )
     seconds_per_window: float = Field(
         default=156,
@@ -137,7 +140,7 @@ class Settings(BaseSettings):
     )
     endpoint_exclusive: bool = Field(
         default=False,
-        description="Nobody else uses the endpoint, so that /health counts as evidence.",
+        description="Only this project uses the endpoint, so /health counts as evidence.",
     )
     submit_unknown_wait_seconds: float | None = Field(
         default=None,
@@ -149,17 +152,17 @@ class Settings(BaseSettings):
         default=Decimal(60), gt=3, le=600, description="Longer audio is refused."
     )
     max_frames: int = Field(
-        default=1089, ge=81, le=10809, description="The longest video, along 81 + n x 72 frames."
+        default=1089, ge=81, le=10809, description="Most frames of a video; counts are 81 + n x 72."
     )
     overlong_audio: Literal["trim", "reject"] = Field(
         default="trim", description="What to do with audio beyond MAX_FRAMES."
     )
     frame_alignment: Literal["guide", "template"] = Field(
         default="guide",
-        description="guide: the 15 counts; template: the loaded workflow's own stride.",
+        description="guide: its 15 frame counts; template: the stride of the loaded template.",
     )
     size_policy: Literal["snap", "reject"] = Field(
-        default="snap", description="What to do with sides that are no multiple of 16."
+        default="snap", description="What to do with sides that are not a multiple of 16."
     )
     max_pixels: int | None = Field(
         default=None, ge=480 * 480, description="Most pixels of a video frame."
@@ -168,50 +171,51 @@ class Settings(BaseSettings):
         default=50_000_000, ge=10_000, description="Most pixels of an input image."
     )
     max_image_bytes: int = Field(
-        default=10 * 1024 * 1024, ge=1024, description="Images must be smaller."
+        default=10 * 1024 * 1024, ge=1024, description="Images must be smaller than this."
     )
     max_audio_bytes: int = Field(
-        default=50 * 1024 * 1024, ge=1024, description="Audio must be smaller."
+        default=50 * 1024 * 1024, ge=1024, description="Audio must be smaller than this."
     )
     image_fit: Literal["cover", "contain", "blur"] = Field(
-        default="cover", description="With MEDIA_BUCKET: how an image of another shape is fitted."
+        default="cover",
+        description="With MEDIA_BUCKET: how to fit an image of another aspect ratio.",
     )
     audio_fit: Literal["trim", "pad", "reject"] = Field(
         default="trim",
-        description="trim to the frame count; with MEDIA_BUCKET also pad with silence; or reject.",
+        description="trim to the frame count; pad with silence (needs MEDIA_BUCKET); or reject.",
     )
     input_buckets: NameList = Field(
-        default=(), description="Storage buckets that rows may name as storage://. Empty: refused."
+        default=(), description="Storage buckets that rows may use with storage://. Empty: none."
     )
     input_allow_private_hosts: NameList = Field(
         default=(),
-        description="Comma list of host:port that may be private and plain http; for development.",
+        description="Comma list of host:port that may be private and use http; for development.",
     )
     media_bucket: str = Field(
-        default="", description="Bucket for prepared inputs. Empty: originals are passed on."
+        default="", description="Bucket for prepared inputs. Empty: RunPod gets the original files."
     )
     media_retention_hours: float = Field(
         default=24,
         ge=0,
         le=100_000,
-        description="How long prepared inputs of finished jobs are kept.",
+        description="How long to keep prepared inputs of ended jobs.",
     )
-    workflow_path: str = Field(default="", description="Your own template; empty: the shipped one.")
+    workflow_path: str = Field(default="", description="Your own template. Empty: the shipped one.")
     workflow_deviations: NameList = Field(
         default=(),
         description="Comma list of node.input that may differ from the guide's pinned values.",
     )
     allow_knobs: NameList = Field(
-        default=(), description="Of model, lora, crf: what rows may set in metadata."
+        default=(), description="Comma list of model, lora, crf: what rows may set in metadata."
     )
     gpu_price_per_second: Decimal | None = Field(
-        default=None, gt=0, description="US dollars; empty: cost columns stay null."
+        default=None, gt=0, description="US dollars. Empty: cost columns stay null."
     )
     history_keep_days: int = Field(
         default=90,
         ge=2,
         le=10_000,
-        description="How long the timeline and ended submissions of deleted jobs are kept.",
+        description="How long to keep the timeline and ended submissions of deleted jobs.",
     )
 
     @classmethod
@@ -222,7 +226,7 @@ class Settings(BaseSettings):
         *_others: PydanticBaseSettingsSource,
         **_more: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What `load_settings` was given, and nothing beside it from the process's environment."""
+        """Use only what `load_settings` passes in, nothing else from the environment."""
         return (init_settings,)
 
     @field_validator(
@@ -254,21 +258,21 @@ class Settings(BaseSettings):
     def _one_word(cls, value: SecretStr) -> SecretStr:
         text = value.get_secret_value()
         if not text.isascii() or not text.isprintable() or " " in text:
-            raise ValueError("must be one word of plain characters; copy the whole key again")
+            raise ValueError("must be ASCII without spaces; copy the whole key again")
         return value
 
     @field_validator("webhook_secret")
     @classmethod
     def _long_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(one.get_secret_value()) < 16 for one in value):
+        if any(len(secret.get_secret_value()) < 16 for secret in value):
             raise ValueError(
-                "each secret needs at least 16 characters; `openssl rand -hex 32` makes one"
+                "each secret needs at least 16 characters; create one with `openssl rand -hex 32`"
             )
         return value
 
     @property
     def plan_policy(self) -> PlanPolicy:
-        """The part of the settings that shapes plans."""
+        """Return the settings that the plan depends on."""
         return PlanPolicy(
             max_audio_seconds=Fraction(self.max_audio_seconds),
             max_frames=self.max_frames,
@@ -287,21 +291,21 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every secret value, for whoever must keep them out of what is printed."""
+        """Return every secret value, so that output can be redacted."""
         secrets = (self.supabase_service_role_key, self.runpod_api_key, *self.webhook_secret)
-        found = [one.get_secret_value() for one in secrets]
+        found = [secret.get_secret_value() for secret in secrets]
         if self.database_url is not None:
             found.append(self.database_url.get_secret_value())
         return tuple(found)
 
     @property
     def webhooks(self) -> bool:
-        """Whether runs carry a webhook URL."""
+        """Return whether runs are sent with a webhook URL."""
         return bool(self.public_url and self.webhook_secret)
 
 
 def load_planning_settings(environment: dict[str, str] | None = None) -> Settings:
-    """Read what commands without an account need: the keys and addresses stand for nothing."""
+    """Read settings for commands without an account; keys and URLs are placeholders."""
     env = dict(os.environ) if environment is None else environment
     names = ("SUPABASE_", "RUNPOD_", "WEBHOOK_", "DATABASE_", "PUBLIC_")
     kept = {name: value for name, value in env.items() if not name.startswith(names)}
@@ -311,19 +315,19 @@ def load_planning_settings(environment: dict[str, str] | None = None) -> Setting
 
 
 def load_table_settings(environment: dict[str, str] | None = None) -> Settings:
-    """Read what commands on jobs need, Supabase's address and key and INPUT_BUCKETS, alone."""
+    """Read only what commands on jobs need: Supabase's URL and key, and INPUT_BUCKETS."""
     env = dict(os.environ) if environment is None else environment
     names = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "INPUT_BUCKETS")
     kept = {name: env[name] for name in names if name in env}
     return load_settings(kept | {"RUNPOD_ENDPOINT_ID": "unused", "RUNPOD_API_KEY": "unused"})
 
 
-def load_what_is_right(
+def load_valid_settings(
     environment: dict[str, str] | None = None,
 ) -> tuple[Settings, dict[str, str]]:
-    """For diagnosis: settings with defaults for what is wrong, and each problem by its name.
+    """Return settings with defaults for what is invalid, and each problem by its name.
 
-    A setting that has no default and is missing or wrong is a word that stands for nothing.
+    A missing or invalid setting without a default gets a placeholder.
     """
     env = dict(os.environ if environment is None else environment)
     problems: dict[str, str] = {}
@@ -335,9 +339,9 @@ def load_what_is_right(
             if named <= problems.keys():
                 raise
             for problem in error.problems:
-                name, _, said = problem.partition(": ")
-                problems.setdefault(name, said)
-                env[name] = STAND_INS.get(name, "")
+                name, _, text = problem.partition(": ")
+                problems.setdefault(name, text)
+                env[name] = PLACEHOLDERS.get(name, "")
                 if name == "RUNPOD_ENDPOINT_ID":
                     env.pop("RUNPOD_ENDPOINT_URL", None)
                 if name == "PUBLIC_URL":
@@ -345,12 +349,12 @@ def load_what_is_right(
 
 
 def database_url() -> str | None:
-    """DATABASE_URL alone, for `migrate`, which needs nothing else."""
+    """Return DATABASE_URL, the only setting that `migrate` needs."""
     return os.environ.get("DATABASE_URL", "").strip() or None
 
 
 def load_settings(environment: dict[str, str] | None = None) -> Settings:
-    """Read the environment; SettingsInvalid has one line per problem and never a value."""
+    """Read the environment; SettingsInvalid has one line per problem and never a secret."""
     env = dict(os.environ) if environment is None else environment
     values = {
         name: env[name.upper()].strip()
@@ -363,14 +367,16 @@ def load_settings(environment: dict[str, str] | None = None) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsInvalid([*problems, *(_sentence(one) for one in error.errors())]) from None
+        raise SettingsInvalid(
+            [*problems, *(_sentence(problem) for problem in error.errors())]
+        ) from None
     if problems:
         raise SettingsInvalid(problems)
     return settings
 
 
 def _agree_on_endpoint(values: dict[str, Any]) -> list[str]:
-    """Fill in the id from the URL or the other way round; what is wrong with them, if anything."""
+    """Derive the endpoint's id from its URL or the reverse; return the problems found."""
     endpoint_id = values.get("runpod_endpoint_id", "").strip()
     url = values.get("runpod_endpoint_url", "").strip().rstrip("/")
     if not endpoint_id and not url:

@@ -9,8 +9,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
+from devstack.runpod.condition import Condition
 from devstack.runpod.health import health
 from devstack.runpod.limits import Limits, TooMany
 from devstack.runpod.runs import Refused, Request, Run
@@ -25,16 +25,16 @@ class ClientApi:
     """Answers under /v2/{endpoint_id} as api.runpod.ai does."""
 
     def __init__(
-        self, *, cloud: Cloud, bell: Bell, limits: Limits, api_key: str, endpoint_id: str
+        self, *, cloud: Cloud, condition: Condition, limits: Limits, api_key: str, endpoint_id: str
     ) -> None:
         self._cloud = cloud
-        self._bell = bell
+        self._condition = condition
         self._limits = limits
         self._api_key = api_key
         self._endpoint_id = endpoint_id
 
     def routes(self) -> list[Route]:
-        """The routes, each behind the key, the endpoint's id and the rate limits."""
+        """Return the routes; each checks the key, the endpoint's id and the rate limits."""
         table: list[tuple[str, str, str, Endpoint]] = [
             ("POST", "/run", "run", self._run),
             ("POST", "/runsync", "runsync", self._runsync),
@@ -89,7 +89,7 @@ class ClientApi:
         except ValueError as broken:
             raise Refused("wait must be whole milliseconds") from broken
         run = await self._accept(request, RUNSYNC_LIMIT_BYTES)
-        await self._bell.until(lambda: run.state.terminal or run.gone is not None, wait)
+        await self._condition.until(lambda: run.state.terminal or run.gone is not None, wait)
         return JSONResponse(run.status(self._cloud.now()))
 
     async def _status(self, request: HttpRequest) -> Response:
@@ -130,5 +130,5 @@ class ClientApi:
 
 
 def error(status: int, text: str) -> Response:
-    """An error in the shape that RunPod's own tools expect."""
+    """Return an error in the form that RunPod's own tools expect."""
     return JSONResponse({"error": text}, status_code=status)

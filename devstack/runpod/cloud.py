@@ -1,4 +1,4 @@
-"""The queue of one endpoint: the rules by which runs start, end, are lost and are forgotten."""
+"""The queue of one endpoint: how runs start, end, get lost and are forgotten."""
 
 import random
 import uuid
@@ -14,52 +14,52 @@ LOST_TEXT = "job timed out after 1 retries"
 TIMEOUT_TEXT = "executionTimeout exceeded"
 
 
-class Ledger(Protocol):
-    """Where every accepted run and every ending is written down."""
+class RunLog(Protocol):
+    """Records every accepted run and every end of a run."""
 
     def write(self, event: str, run: Run, body: Json) -> None:
-        """Append one line."""
+        """Append one event."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Seat:
-    """A worker known to the platform: what it works on and when it was last heard of."""
+class WorkerSlot:
+    """A worker known to the platform: its run, and when it last sent something."""
 
     heard_at: float
     run_id: str | None = None
 
 
 class Cloud:
-    """A pure state machine over runs; it has no timers, `settle` applies what time has brought."""
+    """A pure state machine over runs, without timers: `settle` applies what is due."""
 
-    def __init__(self, *, clock: Callable[[], float], ledger: Ledger, options: Options) -> None:
+    def __init__(self, *, clock: Callable[[], float], run_log: RunLog, options: Options) -> None:
         self.options = options
         self.runs: dict[str, Run] = {}
         self.live: dict[str, Run] = {}
-        self.seats: dict[str, Seat] = {}
+        self.slots: dict[str, WorkerSlot] = {}
         self.retried = 0
         self.on_accept: Callable[[Run], None] = lambda run: None
         self.on_end: Callable[[Run], None] = lambda run: None
         self.on_stop: Callable[[str], None] = lambda worker_id: None
         self.on_change: Callable[[], None] = lambda: None
         self._clock = clock
-        self._ledger = ledger
+        self._log = run_log
         self._warm_until = float("-inf")
 
     def now(self) -> float:
-        """The stand-in's clock, which the control API can move forward."""
+        """Return the stand-in's time, which the control API can move forward."""
         return self._clock()
 
     def draw(self, run: Run, purpose: str) -> float:
-        """A number below 1 that depends on the seed, the run's number and the purpose alone."""
+        """Return a number from 0 to 1, fixed by the seed, the run's number and the purpose."""
         return random.Random(f"{self.options.seed}:{run.number}:{purpose}").random()
 
     def fail_text(self, run: Run) -> str | None:
-        """The error text that the options want this run to end with."""
+        """Return the error text with which the options make this run fail, or None."""
         wanted = self.draw(run, "fail") < self.options.fail_probability
         return self.options.fail_text if wanted else None
 
-    # ---- what a client does -----------------------------------------------------------------
+    # ---- requests of clients -----------------------------------------------------------------
 
     def accept(self, request: Request) -> Run:
         """Queue a run."""
@@ -74,7 +74,7 @@ class Cloud:
         )
         self.runs[run.id] = run
         self.live[run.id] = run
-        self._ledger.write(
+        self._log.write(
             "accepted",
             run,
             {"input": request.input, "webhook": request.webhook, "policy": request.policy},
@@ -86,7 +86,7 @@ class Cloud:
         return run
 
     def find(self, run_id: str) -> Run | None:
-        """The run, unless it never was, its ttl is over or its retention is."""
+        """Return the run; None if unknown, or if its ttl or its retention is over."""
         self.settle()
         run = self.runs.get(run_id)
         if run is None or run.gone:
@@ -98,42 +98,42 @@ class Cloud:
         return run
 
     def cancel(self, run: Run) -> None:
-        """End a live run as cancelled; a finished one stays as it is."""
+        """End a live run as cancelled; an ended run stays unchanged."""
         if not run.state.terminal:
             self.end(run, State.CANCELLED, webhook=self.options.webhook_on_cancel)
 
     def retry(self, run: Run) -> bool:
-        """Queue a failed run again under its id; False if it did not fail."""
+        """Queue a failed run again under its id; return False if it did not fail."""
         if run.state not in (State.FAILED, State.TIMED_OUT):
             return False
         run.output, run.error, run.ended_at, run.retries = MISSING, None, None, 0
         self._requeue(run)
         self.live[run.id] = run
-        self._ledger.write("retried", run, {})
+        self._log.write("retried", run, {})
         return True
 
     def purge(self) -> int:
-        """Drop every queued run; return how many there were."""
+        """Cancel every queued run; return their number."""
         queued = [run for run in self.live.values() if run.state is State.IN_QUEUE]
         for run in queued:
             self.end(run, State.CANCELLED, webhook=self.options.webhook_on_cancel)
         return len(queued)
 
-    # ---- what a worker does -----------------------------------------------------------------
+    # ---- requests of workers -----------------------------------------------------------------
 
     def heard(self, worker_id: str) -> None:
-        """Note that a worker is alive."""
-        self.seats.setdefault(worker_id, Seat(heard_at=0.0)).heard_at = self.now()
+        """Record that a worker is alive."""
+        self.slots.setdefault(worker_id, WorkerSlot(heard_at=0.0)).heard_at = self.now()
 
     def take(self, worker_id: str, *, silent: bool = False) -> Run | None:
-        """Give the oldest waiting run to a worker; a silent one is never taken for dead."""
+        """Give the oldest waiting run to a worker; a `silent` worker never counts as lost."""
         self.settle()
-        if worker_id in self.seats and self.seats[worker_id].run_id is not None:
-            # It asks for work although it has some: its result was lost on the way.
+        if worker_id in self.slots and self.slots[worker_id].run_id is not None:
+            # It asks for work although it has a run: its result was lost.
             self.worker_gone(worker_id)
         self.heard(worker_id)
         if silent:
-            self.seats[worker_id].heard_at = float("inf")
+            self.slots[worker_id].heard_at = float("inf")
         run = None if self.options.no_workers else self._next()
         if run is None:
             return None
@@ -142,19 +142,19 @@ class Cloud:
         run.takes += 1
         run.started_at = now
         self._warm_until = now + self.options.idle_timeout_seconds
-        self.seats[worker_id].run_id = run.id
-        self._ledger.write("started", run, {"worker": worker_id, "take": run.takes})
+        self.slots[worker_id].run_id = run.id
+        self._log.write("started", run, {"worker": worker_id, "take": run.takes})
         self.on_change()
         return run
 
     def progress(self, run: Run, worker_id: str, output: object) -> None:
-        """Show a progress report; one that comes after the end changes nothing."""
+        """Store a progress report; ignore it after the end of the run."""
         if run.state is State.IN_PROGRESS and run.worker_id == worker_id:
             run.output = output
             self.on_change()
 
     def finish(self, run: Run, worker_id: str, result: Json) -> bool:
-        """Apply a worker's result as the platform does; False when the result is refused."""
+        """Apply a worker's result as the platform does; return False if it is refused."""
         self._leave(worker_id, run.id)
         if run.state is not State.IN_PROGRESS or run.worker_id != worker_id:
             return True
@@ -167,30 +167,30 @@ class Cloud:
             run.output = result.get("output", MISSING)
             self.end(run, State.FAILED, error=error)
             return True
-        # An error that is no text ends as COMPLETED without output, as users have reported.
+        # If the error is not text, RunPod shows COMPLETED without output (reported by users).
         run.output = MISSING if error is not None else result.get("output", MISSING)
         self.end(run, State.COMPLETED)
         return True
 
     def worker_gone(self, worker_id: str) -> None:
-        """A worker died: its run is started once more, then fails."""
-        seat = self.seats.pop(worker_id, None)
-        run = self.live.get(seat.run_id) if seat and seat.run_id else None
+        """Handle the death of a worker: start its run once more; the second time it fails."""
+        slot = self.slots.pop(worker_id, None)
+        run = self.live.get(slot.run_id) if slot and slot.run_id else None
         if run is None or run.worker_id != worker_id or run.state is not State.IN_PROGRESS:
             return
         if run.retries == 0:
             run.retries = 1
             self.retried += 1
-            self._ledger.write("worker_lost", run, {"worker": worker_id})
+            self._log.write("worker_lost", run, {"worker": worker_id})
             self._requeue(run)
             return
         run.output = MISSING
         self.end(run, State.FAILED, error=LOST_TEXT)
 
-    # ---- what time does ---------------------------------------------------------------------
+    # ---- the passing of time ---------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Apply every deadline that has passed: ttl, executionTimeout, silent workers."""
+        """Apply everything that is due: ttl, executionTimeout, lost workers."""
         now = self.now()
         scale = self.options.policy_scale
         for run in list(self.live.values()):
@@ -199,18 +199,18 @@ class Cloud:
             elif now - (run.started_at or now) > run.request.execution_timeout_seconds * scale:
                 run.output = MISSING
                 self.end(run, State.FAILED, error=TIMEOUT_TEXT)
-        for worker_id, seat in list(self.seats.items()):
-            if now - seat.heard_at > self.options.worker_lost_seconds:
+        for worker_id, slot in list(self.slots.items()):
+            if now - slot.heard_at > self.options.worker_lost_seconds:
                 self.worker_gone(worker_id)
                 self.on_stop(worker_id)
 
     def end(self, run: Run, state: State, *, error: object = None, webhook: bool = True) -> None:
-        """Write down how a run ended and tell whoever waits for it."""
+        """Record the end of a run, send its webhook and wake all waiters."""
         worker_id, was_running = run.worker_id, run.state is State.IN_PROGRESS
         run.state, run.error, run.ended_at = state, error, self.now()
         self.live.pop(run.id, None)
         self._warm_until = max(self._warm_until, run.ended_at + self.options.idle_timeout_seconds)
-        self._ledger.write("ended", run, run.status(run.ended_at))
+        self._log.write("ended", run, run.status(run.ended_at))
         if worker_id is not None and was_running:
             self._stop(worker_id, run.id)
         if webhook and run.request.webhook:
@@ -218,10 +218,10 @@ class Cloud:
         self.on_change()
 
     def forget(self, run: Run, reason: str) -> None:
-        """Make /status answer 404 for a run from now on."""
+        """Make /status answer 404 for this run from now on."""
         run.gone = reason
         self.live.pop(run.id, None)
-        self._ledger.write("gone", run, {"reason": reason})
+        self._log.write("gone", run, {"reason": reason})
         if run.worker_id is not None and run.state is State.IN_PROGRESS:
             self._stop(run.worker_id, run.id)
 
@@ -240,13 +240,13 @@ class Cloud:
         self.on_change()
 
     def _leave(self, worker_id: str, run_id: str) -> None:
-        seat = self.seats.get(worker_id)
-        if seat is not None and seat.run_id == run_id:
-            seat.run_id = None
+        slot = self.slots.get(worker_id)
+        if slot is not None and slot.run_id == run_id:
+            slot.run_id = None
 
     def _stop(self, worker_id: str, run_id: str) -> None:
-        """A worker still busy with a run that is over is stopped, as its container would be."""
-        seat = self.seats.get(worker_id)
-        if seat is not None and seat.run_id == run_id:
-            seat.run_id = None
+        """Stop a worker that is still busy with an ended run, as RunPod stops its container."""
+        slot = self.slots.get(worker_id)
+        if slot is not None and slot.run_id == run_id:
+            slot.run_id = None
             self.on_stop(worker_id)

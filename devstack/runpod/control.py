@@ -1,4 +1,4 @@
-"""The control routes by which tests and people look into the stand-in and steer it."""
+"""The control routes, by which tests and people inspect and control the stand-in."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from devstack.runpod.api import error
-from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
+from devstack.runpod.condition import Condition
 from devstack.runpod.health import health
 from devstack.runpod.limits import Limits
 from devstack.runpod.options import OptionsInvalid
@@ -17,18 +17,23 @@ from devstack.runpod.runs import Run, State
 
 
 class Control:
-    """Answers under /_control/, without a key: the stand-in listens on the loopback alone."""
+    """Answers under /_control/, without a key: the stand-in listens only on loopback."""
 
     def __init__(
-        self, *, cloud: Cloud, bell: Bell, limits: Limits, advance: Callable[[float], None]
+        self,
+        *,
+        cloud: Cloud,
+        condition: Condition,
+        limits: Limits,
+        advance: Callable[[float], None],
     ) -> None:
         self._cloud = cloud
-        self._bell = bell
+        self._condition = condition
         self._limits = limits
         self._advance = advance
 
     def routes(self) -> list[Route]:
-        """The control routes of the RunPod part."""
+        """Return the control routes of the RunPod part."""
         return [
             Route("/_control/options", self._options, methods=["GET", "PUT"]),
             Route("/_control/runs", self._runs, methods=["GET"]),
@@ -47,7 +52,7 @@ class Control:
                 self._cloud.options = self._cloud.options.changed(wanted)
             except OptionsInvalid as wrong:
                 return error(400, str(wrong))
-            self._bell.ring()
+            self._condition.notify()
         options = self._cloud.options
         return JSONResponse({name: getattr(options, name) for name in options.__slots__})
 
@@ -56,20 +61,20 @@ class Control:
         query = request.query_params
         wanted = int(query.get("at_least", 0))
         seconds = float(query.get("timeout", 20))
-        enough = await self._bell.until(lambda: len(self._cloud.runs) >= wanted, seconds)
+        enough = await self._condition.until(lambda: len(self._cloud.runs) >= wanted, seconds)
         self._cloud.settle()
         now, brief = self._cloud.now(), query.get("brief") is not None
         runs = [run.record(now, brief=brief) for run in self._cloud.runs.values()]
         return JSONResponse(runs, status_code=200 if enough else 408)
 
     async def _run(self, request: HttpRequest) -> Response:
-        """One run; `state=COMPLETED&timeout=S` first waits for that state (else 408)."""
+        """Show one run; `state=COMPLETED&timeout=S` first waits for that state (else 408)."""
         run = self._cloud.runs.get(request.path_params["run_id"])
         if run is None:
             return error(404, "no such run")
         wanted = request.query_params.get("state")
         seconds = float(request.query_params.get("timeout", 20))
-        reached = await self._bell.until(lambda: wanted in (None, str(run.state)), seconds)
+        reached = await self._condition.until(lambda: wanted in (None, str(run.state)), seconds)
         return JSONResponse(run.record(self._cloud.now()), status_code=200 if reached else 408)
 
     async def _force(self, request: HttpRequest) -> Response:
@@ -96,7 +101,7 @@ class Control:
             return error(400, "seconds must be a number of at least 0")
         self._advance(float(seconds))
         self._cloud.settle()
-        self._bell.ring()
+        self._condition.notify()
         return JSONResponse({"now": self._cloud.now()})
 
 
@@ -109,7 +114,7 @@ async def _object(request: HttpRequest) -> dict[str, object] | None:
 
 
 def _force(cloud: Cloud, run: Run, wanted: dict[str, object]) -> None:
-    """Give a run the wanted state, output, error and retries; ValueError for an unknown state."""
+    """Set a run's state, output, error and retries; raise ValueError for an unknown state."""
     if wanted.get("gone"):
         cloud.forget(run, "forced")
         return

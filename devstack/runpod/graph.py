@@ -5,28 +5,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 Graph = Mapping[str, Any]
-LINKED: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """ComfyUI's answer to POST /prompt: the output nodes that would run, and what was wrong."""
+    """ComfyUI's answer to POST /prompt: the output nodes that would run, and the problems."""
 
     outputs: tuple[str, ...]
     problems: tuple[str, ...]
 
     @property
     def accepted(self) -> bool:
-        """One good output node is enough: the bad branches are silently left out."""
+        """Return whether ComfyUI accepts it: one valid output is enough, others are left out."""
         return bool(self.outputs)
 
 
 @cache
 def contracts() -> dict[str, Any]:
-    """The node classes on the endpoint, in the shape of ComfyUI's /object_info."""
+    """Return the node classes on the endpoint, in the form of ComfyUI's /object_info."""
     text = Path(__file__).with_name("object_info.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
@@ -52,9 +51,9 @@ def validate(graph: Graph) -> Verdict:
 def _branch_problems(
     graph: Graph, node_id: str, found: dict[str, list[str]], path: tuple[str, ...]
 ) -> list[str]:
-    """Problems of a node and of everything it is fed by."""
+    """Return the problems of a node and of all nodes it depends on."""
     if node_id in path:
-        return [f"node {node_id}: is fed by itself"]
+        return [f"node {node_id}: depends on itself"]
     node = graph[node_id]
     given = node.get("inputs")
     if not isinstance(given, dict):
@@ -93,7 +92,7 @@ def _value_problem(
     if _is_link(value):
         return _link_problem(graph, contract, name, spec, value)
     wanted = spec[0]
-    # A class with its own check for an input (a file that must exist) skips the general ones.
+    # A class with its own check for an input (a file must exist) skips the general checks.
     if name in contract.get("x_validate_inputs_args", ()):
         return None
     if isinstance(wanted, list):
@@ -133,7 +132,7 @@ def _link_problem(
 
 
 def gpu_problems(graph: Graph) -> list[str]:
-    """Faults that pass validation and stop a node on the GPU, where production then hangs."""
+    """Return faults that pass validation and fail on the GPU, where production then hangs."""
     problems = []
     for node_id, node in graph.items():
         kind, given = node["class_type"], node["inputs"]
@@ -156,7 +155,7 @@ def gpu_problems(graph: Graph) -> list[str]:
 
 
 def first_of(graph: Graph, kind: str) -> dict[str, Any] | None:
-    """The inputs of the first node of a class, in the graph's own order."""
+    """Return the inputs of the first node of a class, in the order of the graph."""
     for node in graph.values():
         if node.get("class_type") == kind:
             inputs: dict[str, Any] = node["inputs"]

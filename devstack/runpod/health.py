@@ -5,7 +5,7 @@ from devstack.runpod.runs import Json, State
 
 
 def health(cloud: Cloud) -> Json:
-    """Jobs ever ended and now live, workers now; forgotten runs stay counted, as at RunPod."""
+    """Return counts of ended and live jobs and of workers; forgotten runs still count."""
     cloud.settle()
     states = [run.state for run in cloud.runs.values()]
     busy = sum(run.state is State.IN_PROGRESS for run in cloud.live.values())
@@ -32,4 +32,4 @@ def health(cloud: Cloud) -> Json:
 def _workers(cloud: Cloud, busy: int) -> int:
     if cloud.options.no_workers:
         return 0
-    return max(busy, 1) if cloud.options.render == "none" else len(cloud.seats)
+    return max(busy, 1) if cloud.options.render == "none" else len(cloud.slots)

@@ -1,4 +1,4 @@
-"""RunPod's published rate limits per operation, counted always and enforced on request."""
+"""RunPod's published rate limits per operation: always counted, enforced on request."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 WINDOW_SECONDS: Final = 10.0
-# Requests per window and at once; the table of RunPod's documentation.
+# Requests per window and concurrent requests, from RunPod's documentation.
 LIMITS: Final = {
     "run": (1000, 200),
     "runsync": (2000, 400),
@@ -24,7 +24,7 @@ class TooMany(Exception):
 
 @dataclass(slots=True)
 class Meter:
-    """What was counted of one operation."""
+    """The counters of one operation."""
 
     recent: deque[float] = field(default_factory=deque)
     total: int = 0
@@ -43,7 +43,7 @@ class Limits:
 
     @contextmanager
     def count(self, operation: str, *, enforce: bool) -> Iterator[None]:
-        """Count one request while it is answered; raises TooMany if that is one too many."""
+        """Count one request while it is answered; raise TooMany beyond the limit."""
         meter = self._meters.setdefault(operation, Meter())
         now = self._clock()
         while meter.recent and now - meter.recent[0] > WINDOW_SECONDS:
@@ -63,7 +63,7 @@ class Limits:
             meter.open -= 1
 
     def as_json(self) -> dict[str, object]:
-        """Totals and peaks per operation."""
+        """Return totals and peaks per operation."""
         return {
             name: {
                 "total": meter.total,

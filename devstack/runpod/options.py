@@ -1,26 +1,26 @@
-"""What the RunPod stand-in can be told to do, at start and live through its control API."""
+"""Options of the RunPod stand-in, set at start or later through its control API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 
 class OptionsInvalid(Exception):
-    """A control request named an unknown option or gave one a value that makes no sense."""
+    """A control request has an unknown option or an invalid value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Behaviour of the stand-in; every probability is drawn per run from `seed`."""
+    """Behaviour of the stand-in; each probability is drawn per run from `seed`."""
 
     # Time, in seconds unless named otherwise.
     retention_seconds: float = 1800.0
     cold_start_seconds: float = 0.0
     idle_timeout_seconds: float = 5.0
     worker_lost_seconds: float = 35.0
-    # Shortens executionTimeout and ttl, so that a test need not wait for the real ones.
+    # Shortens executionTimeout and ttl for tests.
     policy_scale: float = 1.0
 
-    # Who works: "mp4" = worker processes render a preview, "none" = the stand-in answers itself.
+    # "mp4": worker processes render a preview; "none": the stand-in simulates the workers.
     render: str = "mp4"
     no_workers: bool = False
     # How many runs may be in progress at once with render="none".
@@ -29,7 +29,7 @@ class Options:
     run_seconds_max: float = 0.0
     report_progress: bool = True
 
-    # What goes wrong inside a run.
+    # Faults inside a run.
     hang: float = 0.0
     fail_text: str | None = None
     fail_probability: float = 1.0
@@ -52,7 +52,7 @@ class Options:
     seed: int = 0
 
     def changed(self, wanted: Mapping[str, object]) -> "Options":
-        """Return a copy with the given values; raises OptionsInvalid naming the first bad one."""
+        """Return a copy with the given values; raise OptionsInvalid for the first bad one."""
         known = {field.name for field in fields(self)}
         clean: dict[str, object] = {}
         for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""One execution at the stand-in: what was asked, what became of it, and how /status shows it."""
+"""One run at the stand-in: its request, its history, and its form in /status."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ POLICY_LIMITS_MS: Final = {"executionTimeout": (5_000, 7 * DAY_MS), "ttl": (10_0
 
 
 class Missing:
-    """Marks an output that does not exist, which is not the same as an output of null."""
+    """Marks a missing output, which differs from an output of null."""
 
 
 MISSING: Final = Missing()
 
 
 class State(StrEnum):
-    """RunPod's own words for where a run stands."""
+    """RunPod's names for the states of a run."""
 
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
@@ -30,12 +30,12 @@ class State(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether a run in this state is over."""
+        """Return whether a run in this state has ended."""
         return self not in (State.IN_QUEUE, State.IN_PROGRESS)
 
 
 class Refused(Exception):
-    """The body of POST /run is not one that the service accepts (400)."""
+    """The service does not accept this body of POST /run (400)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Request:
 
     @classmethod
     def from_body(cls, body: object) -> "Request":
-        """Check a decoded body; raises Refused."""
+        """Check a decoded body; raise Refused if it is invalid."""
         if not isinstance(body, Mapping):
             raise Refused("body must be a JSON object")
         wanted = body.get("input")
@@ -108,7 +108,7 @@ class Run:
     webhooks: list[Json] = field(default_factory=list)
 
     def status(self, now: float) -> Json:
-        """The body of GET /status/{id}."""
+        """Return the body of GET /status/{id}."""
         body: Json = {"id": self.id, "status": str(self.state)}
         if self.started_at is not None:
             body["delayTime"] = _ms(self.started_at - self.submitted_at)
@@ -124,7 +124,7 @@ class Run:
         return body
 
     def record(self, now: float, *, brief: bool = False) -> Json:
-        """Everything the control API tells about the run; `brief` leaves the graph out."""
+        """Return everything that the control API shows; `brief` leaves out the graph."""
         wanted = dict(self.request.input)
         if brief:
             wanted.pop("workflow", None)

@@ -1,28 +1,30 @@
-"""The fast mode: the stand-in itself plays the workers, so that hundreds of runs cost nothing."""
+"""The fast mode: simulated workers inside the stand-in, so that hundreds of runs are cheap."""
 
 import asyncio
 import itertools
 from collections.abc import Callable
 
-from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
+from devstack.runpod.condition import Condition
 from devstack.runpod.runs import Json, Run, State
 
 STEPS = 4
 
 
 class Simulation:
-    """Takes waiting runs and ends each after the time that the options give."""
+    """Takes waiting runs and ends each after the time set in the options."""
 
-    def __init__(self, *, cloud: Cloud, bell: Bell, video_url: Callable[[Run], str]) -> None:
+    def __init__(
+        self, *, cloud: Cloud, condition: Condition, video_url: Callable[[Run], str]
+    ) -> None:
         self._cloud = cloud
-        self._bell = bell
+        self._condition = condition
         self._video_url = video_url
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def tick(self) -> None:
-        """Take as many runs as there are simulated workers free."""
+        """Take one run for each free simulated worker."""
         options = self._cloud.options
         if options.render != "none":
             return
@@ -30,7 +32,7 @@ class Simulation:
             worker_id = f"simulated{next(self._numbers)}"
             run = self._cloud.take(worker_id, silent=True)
             if run is None:
-                self._cloud.seats.pop(worker_id, None)
+                self._cloud.slots.pop(worker_id, None)
                 return
             task = asyncio.get_running_loop().create_task(self._work(run, worker_id, run.takes))
             self._tasks.add(task)
@@ -46,7 +48,7 @@ class Simulation:
         try:
             await self._pretend(run, worker_id, take)
         finally:
-            self._cloud.seats.pop(worker_id, None)
+            self._cloud.slots.pop(worker_id, None)
 
     async def _pretend(self, run: Run, worker_id: str, take: int) -> None:
         cloud, options = self._cloud, self._cloud.options
@@ -65,7 +67,7 @@ class Simulation:
                 return
         if cloud.draw(run, "hang") < options.hang:
             while mine():
-                await self._bell.wait(1.0)
+                await self._condition.wait(1.0)
             return
         if cloud.draw(run, f"lose_worker{take}") < options.lose_worker:
             cloud.worker_gone(worker_id)

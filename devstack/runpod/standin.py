@@ -1,4 +1,4 @@
-"""Puts the stand-in together: one HTTP server, its clock, its workers and its webhooks."""
+"""The whole stand-in: an HTTP server with its clock, workers and webhooks."""
 
 import asyncio
 import secrets
@@ -10,12 +10,12 @@ from starlette.applications import Starlette
 
 from devstack.faults import FaultMiddleware, Faults
 from devstack.runpod.api import ClientApi
-from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
+from devstack.runpod.condition import Condition
 from devstack.runpod.control import Control
-from devstack.runpod.ledger import JsonLedger
 from devstack.runpod.limits import Limits
 from devstack.runpod.options import Options
+from devstack.runpod.run_log import FileRunLog
 from devstack.runpod.runs import Run
 from devstack.runpod.simulate import Simulation
 from devstack.runpod.webhooks import Webhooks
@@ -23,7 +23,7 @@ from devstack.runpod.worker_api import WorkerApi
 from devstack.runpod.workers import StorageTarget, Workers
 from devstack.server import AppServer
 
-# Deadlines and simulated runs are looked at this often while any run is live.
+# How often deadlines and simulated runs are checked while any run is live.
 TICK_SECONDS = 0.02
 
 
@@ -54,25 +54,25 @@ class RunPodStandIn:
 
     @property
     def endpoint_url(self) -> str:
-        """The endpoint's base URL, /v2/{endpoint_id} included."""
+        """Return the endpoint's base URL, with /v2/{endpoint_id}."""
         return f"{self.url}/v2/{self.endpoint_id}"
 
     @property
     def runs(self) -> list[Run]:
-        """Every run that was ever accepted, in order."""
+        """Return all accepted runs, in order."""
         return list(self.cloud.runs.values())
 
     async def start(self) -> None:
         """Listen, then start the workers."""
         self._data_dir.mkdir(parents=True, exist_ok=True)
-        self.bell = Bell()
-        self._ledger = JsonLedger(self._data_dir / "runs.jsonl")
-        self.cloud = Cloud(clock=self._clock, ledger=self._ledger, options=self._options)
-        self._webhooks = Webhooks(self.cloud, self.bell)
+        self.condition = Condition()
+        self._log = FileRunLog(self._data_dir / "runs.jsonl")
+        self.cloud = Cloud(clock=self._clock, run_log=self._log, options=self._options)
+        self._webhooks = Webhooks(self.cloud, self.condition)
         self._simulation = Simulation(
-            cloud=self.cloud, bell=self.bell, video_url=self._simulated_video
+            cloud=self.cloud, condition=self.condition, video_url=self._simulated_video
         )
-        self._worker_api = WorkerApi(cloud=self.cloud, bell=self.bell)
+        self._worker_api = WorkerApi(cloud=self.cloud, condition=self.condition)
         self._server = AppServer(FaultMiddleware(self._app(), self.faults), port=self._port)
         self.url = self._server.url
         await self._server.start()
@@ -82,7 +82,7 @@ class RunPodStandIn:
             data_dir=self._data_dir,
             on_gone=self.cloud.worker_gone,
         )
-        self.cloud.on_change = self.bell.ring
+        self.cloud.on_change = self.condition.notify
         self.cloud.on_end = self._webhooks.ended
         self.cloud.on_accept = self._webhooks.accepted
         self.cloud.on_stop = self._workers.stop
@@ -90,7 +90,7 @@ class RunPodStandIn:
         self._workers.start(self._worker_count)
 
     async def stop(self) -> None:
-        """Kill the workers, drop webhooks under way, close the server."""
+        """Kill the workers, drop unfinished webhooks, close the server."""
         await self._workers.close()
         self._ticking.cancel()
         await asyncio.gather(self._ticking, return_exceptions=True)
@@ -99,7 +99,7 @@ class RunPodStandIn:
         self.faults.clear()
         self._worker_api.close()
         await self._server.stop()
-        self._ledger.close()
+        self._log.close()
 
     async def __aenter__(self) -> "RunPodStandIn":
         await self.start()
@@ -112,12 +112,14 @@ class RunPodStandIn:
         limits = Limits(time.monotonic)
         client_api = ClientApi(
             cloud=self.cloud,
-            bell=self.bell,
+            condition=self.condition,
             limits=limits,
             api_key=self.api_key,
             endpoint_id=self.endpoint_id,
         )
-        control = Control(cloud=self.cloud, bell=self.bell, limits=limits, advance=self._advance)
+        control = Control(
+            cloud=self.cloud, condition=self.condition, limits=limits, advance=self._advance
+        )
         routes = client_api.routes() + self._worker_api.routes() + control.routes()
         return Starlette(routes=routes + self.faults.routes())
 
@@ -125,17 +127,17 @@ class RunPodStandIn:
         while True:
             self.cloud.settle()
             self._simulation.tick()
-            # Without live runs nothing can fall due, so an idle stand-in costs nothing.
-            await self.bell.wait(TICK_SECONDS if self.cloud.live else 5.0)
+            # Without live runs nothing can be due, so an idle stand-in uses no CPU.
+            await self.condition.wait(TICK_SECONDS if self.cloud.live else 5.0)
 
     def _clock(self) -> float:
         return time.monotonic() + self._skipped_seconds
 
     def _advance(self, seconds: float) -> None:
         self._skipped_seconds += seconds
-        for seat in self.cloud.seats.values():
-            # Skipped time is no silence: a worker could not have pinged in it.
-            seat.heard_at += seconds
+        for slot in self.cloud.slots.values():
+            # Skipped time does not count as silence: no worker could ping in it.
+            slot.heard_at += seconds
 
     def _simulated_video(self, run: Run) -> str:
         base = self._storage.url if self._storage is not None else self.url

@@ -1,4 +1,4 @@
-"""Delivery of webhooks: one try and two more, and the ways in which they go wrong on request."""
+"""Delivery of webhooks with up to two repeats, and faults on request."""
 
 import asyncio
 import json
@@ -8,19 +8,19 @@ from typing import Final
 
 import httpx
 
-from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
+from devstack.runpod.condition import Condition
 from devstack.runpod.runs import Json, Run
 
 TRIES: Final = 3
 
 
 class Webhooks:
-    """Sends the end of each run to its webhook; nothing is signed, as at RunPod."""
+    """Sends the end of each run to its webhook; unsigned, as at RunPod."""
 
-    def __init__(self, cloud: Cloud, bell: Bell) -> None:
+    def __init__(self, cloud: Cloud, condition: Condition) -> None:
         self._cloud = cloud
-        self._bell = bell
+        self._condition = condition
         self._http = httpx.AsyncClient(headers={"User-Agent": "runpod-standin"}, trust_env=False)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -35,14 +35,14 @@ class Webhooks:
         self._start(self._deliver(run, json.dumps(body).encode()))
 
     def accepted(self, run: Run) -> None:
-        """Send a forged message for a run that has only begun, if the options ask for it."""
+        """Send a forged message for a run that has just started, if the options ask for it."""
         url = run.request.webhook
         chance = self._cloud.options.webhook_forged
         if url is not None and self._cloud.draw(run, "webhook_forged") < chance:
             self._start(self._forge(run, url))
 
     async def close(self) -> None:
-        """Drop what is still under way."""
+        """Drop unfinished deliveries."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -97,4 +97,4 @@ class Webhooks:
 
     def _note(self, run: Run, kind: str, answer: object) -> None:
         run.webhooks.append({"kind": kind, "answer": answer})
-        self._bell.ring()
+        self._condition.notify()

@@ -7,25 +7,25 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from devstack.runpod.bell import Bell
 from devstack.runpod.cloud import Cloud
+from devstack.runpod.condition import Condition
 from devstack.runpod.runs import Json, Run
 
 HOLD_SECONDS: Final = 20.0
-# How often a held job-take looks again without a ring: a cold start ends by time alone.
-LOOK_SECONDS: Final = 0.25
+# How often a waiting job-take checks without a change: a cold start ends by time alone.
+CHECK_SECONDS: Final = 0.25
 
 
 class WorkerApi:
     """Answers under /v2/{endpoint_id}/job-* and /ping as RunPod does to its workers."""
 
-    def __init__(self, *, cloud: Cloud, bell: Bell) -> None:
+    def __init__(self, *, cloud: Cloud, condition: Condition) -> None:
         self._cloud = cloud
-        self._bell = bell
+        self._condition = condition
         self._closing = False
 
     def routes(self) -> list[Route]:
-        """The worker side's routes."""
+        """Return the routes that workers use."""
         prefix = "/v2/{endpoint_id}"
         return [
             Route(f"{prefix}/job-take/{{worker_id}}", self._take, methods=["GET"]),
@@ -36,20 +36,20 @@ class WorkerApi:
         ]
 
     def close(self) -> None:
-        """Let go of every held request, so that the server can stop."""
+        """Release all held requests, so that the server can stop."""
         self._closing = True
-        self._bell.ring()
+        self._condition.notify()
 
     async def _take(self, request: HttpRequest) -> Response:
         worker_id = request.path_params["worker_id"]
-        for _ in range(int(HOLD_SECONDS / LOOK_SECONDS)):
+        for _ in range(int(HOLD_SECONDS / CHECK_SECONDS)):
             if self._closing or await request.is_disconnected():
                 break
             if self._cloud.options.render != "none":
                 run = self._cloud.take(worker_id)
                 if run is not None:
                     return JSONResponse(self._job(run))
-            await self._bell.wait(LOOK_SECONDS)
+            await self._condition.wait(CHECK_SECONDS)
         return Response(status_code=204)
 
     def _job(self, run: Run) -> Json:
@@ -67,8 +67,8 @@ class WorkerApi:
         }
 
     async def _stop(self, request: HttpRequest) -> Response:
-        # A run that is over stops its worker's process, so this channel never has news.
-        await self._bell.until(lambda: self._closing, HOLD_SECONDS)
+        # The end of a run stops its worker's process, so this never reports anything.
+        await self._condition.until(lambda: self._closing, HOLD_SECONDS)
         return Response(status_code=204)
 
     async def _done(self, request: HttpRequest) -> Response:
@@ -98,7 +98,7 @@ class WorkerApi:
 
 
 async def _json(request: HttpRequest) -> object:
-    # The SDK labels its JSON as a form, so the content type says nothing.
+    # The SDK sends its JSON with the content type of a form: ignore the content type.
     try:
         return json.loads(await request.body())
     except ValueError:

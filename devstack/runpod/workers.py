@@ -18,7 +18,7 @@ INTERPRETER = Path(f"{sys.prefix}-endpoint", "bin", "python")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageTarget:
-    """Where the handler uploads finished videos: a Supabase-compatible storage."""
+    """The storage to which the handler uploads videos; compatible with Supabase."""
 
     url: str
     key: str
@@ -52,7 +52,7 @@ class Workers:
         self._tasks = [loop.create_task(self._keep_one()) for _ in range(count)]
 
     def stop(self, worker_id: str) -> None:
-        """Kill one worker; another takes its place."""
+        """Kill one worker; another one replaces it."""
         process = self._processes.get(worker_id)
         if process is not None:
             _kill(process)
@@ -75,7 +75,7 @@ class Workers:
                 process.wait()
                 self._processes.pop(worker_id, None)
                 self._on_gone(worker_id)
-            # A handler that cannot start must not spin.
+            # A handler that cannot start must not be restarted without a pause.
             await asyncio.sleep(0.5)
 
     def _spawn(self, worker_id: str) -> "subprocess.Popen[bytes]":
@@ -89,7 +89,7 @@ class Workers:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A session of its own: Ctrl-C goes to us alone, and its heartbeat dies with it.
+                # Its own session: Ctrl-C reaches only us, and its heartbeat ends with it.
                 start_new_session=True,
             )
 

@@ -1,4 +1,4 @@
-"""The gateway's ASGI app: checks keys, then hands each request to its part of the project."""
+"""The gateway's ASGI app: checks keys and routes each request to its service."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from devstack.supabase.storage import Storage
 from devstack.supabase.tokens import KeyRefused, Keys, TokenInvalid
 
 Handler = Callable[[Request, Connection, Catalog], Awaitable[Response]]
-# Nobody reads it; proxies log a caller that hung up under this number.
+# No client reads it; proxies log this number for a closed connection.
 CLIENT_GONE = 499
 ALL_METHODS = ["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE"]
 EXPOSED_HEADERS = [
     "Content-Range", "Content-Location", "Location", "Preference-Applied", "Range-Unit",
     "ETag", "Accept-Ranges", "Content-Length", "sb-request-id",
 ]  # fmt: skip
-# What needs no key: public files, signed links, and our own controls.
+# No key needed: public files, signed links, and our own controls.
 OPEN_PATHS = (
     "/_control/",
     "/storage/v1/object/public/",
@@ -46,7 +46,7 @@ OPEN_PATHS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """Everything that makes one Supabase project: its database, keys and files."""
+    """The parts of one Supabase project: database, keys and files."""
 
     admin_url: str
     authenticator_url: str
@@ -55,7 +55,7 @@ class Project:
 
 
 class Gateway:
-    """One project's HTTP and WebSocket surface; `app` is what a server runs."""
+    """The HTTP and WebSocket interface of one project; `app` is for the server."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -132,7 +132,7 @@ class Gateway:
 
 
 class _KeyCheck:
-    """Refuses what carries no key of this project, before any part sees it."""
+    """Refuses requests without a key of this project."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app

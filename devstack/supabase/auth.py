@@ -1,4 +1,4 @@
-"""The Auth part (GoTrue's subset): anonymous and password users, sessions, refresh, sign-out."""
+"""Auth (subset of GoTrue): anonymous and password users, sessions, refresh, sign-out."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Auth:
         )
 
     async def _jwks(self, request: Request) -> Response:
-        # Tokens are signed with a shared secret, which has no public half.
+        # Tokens are signed with a shared secret, so there is no public key.
         return JSONResponse({"keys": []})
 
     def _bearer(self, request: Request) -> Caller:

@@ -1,4 +1,4 @@
-"""The users and sessions behind Auth: found, created, checked and shown."""
+"""The users and sessions of Auth: find, create, check, show."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ User = dict[str, object]
 
 
 class AuthError(Exception):
-    """A refusal in GoTrue's words."""
+    """An error in the form of GoTrue."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -94,7 +94,7 @@ def _hashed(password: str, salt: str) -> str:
 
 
 def public(user: User) -> dict[str, object]:
-    """A user as the clients read it."""
+    """Return a user in the form that clients read."""
 
     def instant(key: str) -> str | None:
         value = user[key]

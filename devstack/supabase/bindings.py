@@ -1,4 +1,4 @@
-"""What a channel asks to hear: one binding per postgres_changes entry of its join."""
+"""The subscriptions of a channel: one binding per postgres_changes entry of its join."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ OPERATORS = {
     "like": "like", "ilike": "ilike", "match": "~", "imatch": "~*",
 }  # fmt: skip
 MOST_IN_VALUES = 100
-RAISED = "P0001 (raise_exception)"
 REFUSAL = "Unable to subscribe to changes with given parameters. "
 
 
@@ -37,7 +36,7 @@ class Filter:
     negated: bool = False
 
     def condition(self, left: sql.Composable, value: sql.Composable, kind: str) -> sql.Composable:
-        """The condition as SQL, with both sides of the column's own type."""
+        """Return the condition as SQL; both sides have the type of the column."""
         typed = sql.SQL("{}::text::" + kind).format(value)
         if self.operator == "in":
             body = sql.SQL("{} = any({}::text::" + kind + "[])").format(left, value)
@@ -63,7 +62,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """A subscription to one kind of change of one table, as the client asked for it."""
+    """A subscription to one kind of change of one table, as the client sent it."""
 
     id: int
     event: str
@@ -93,7 +92,7 @@ class Binding:
         )
 
     def filters(self) -> tuple[Filter, ...]:
-        """The conditions; BindingInvalid in the server's words when they cannot be read."""
+        """Parse the conditions; raise BindingInvalid with the server's message."""
         return tuple(_filter(item) for item in split_list(self.filter_text or ""))
 
     def __str__(self) -> str:
@@ -106,7 +105,7 @@ class Binding:
 
 
 def binding_id(params: Mapping[str, object]) -> int:
-    """A stable number for the same parameters, never zero: clients drop events of id 0."""
+    """Return a stable number for the parameters, not zero: clients drop events of id 0."""
     canonical = json.dumps(params, sort_keys=True).encode()
     return (zlib.crc32(canonical) & 0x7FFFFFF) or 1
 
@@ -147,7 +146,7 @@ where attrelid = %s::oid and attname = %s and attnum > 0 and not attisdropped
 
 
 async def check_binding(connection: Connection, binding: Binding, role: str) -> None:
-    """BindingInvalid when the database would refuse this subscription."""
+    """Raise BindingInvalid if the database would refuse this subscription."""
     filters = binding.filters()
     cursor = await connection.execute(
         _TABLES, [PUBLICATION, binding.schema, binding.schema, binding.table, binding.table]

@@ -1,4 +1,4 @@
--- What a new Supabase project holds before its first migration, as far as the stand-in needs it.
+-- The content of a new Supabase project before its first migration, as far as the stand-in needs it.
 -- Runs as the superuser, in every new database; roles are shared by the whole cluster. Safe to run again.
 
 do $$
@@ -102,7 +102,7 @@ create table if not exists storage.objects (
 alter table storage.buckets enable row level security;
 alter table storage.objects enable row level security;
 grant all on storage.buckets, storage.objects to anon, authenticated, service_role, postgres;
--- Migrations write policies for these tables, and only an owner may.
+-- Migrations create policies for these tables, which only their owner may do.
 alter table storage.buckets owner to postgres;
 alter table storage.objects owner to postgres;
 
@@ -116,7 +116,7 @@ create or replace function storage.extension(name text) returns text language sq
   select reverse(split_part(reverse(storage.filename(name)), '.', 1))
 $$;
 
--- Files lie outside the database: a row deleted by SQL would leave its file behind for ever.
+-- Files are outside the database: a row deleted with SQL would leave its file behind.
 create or replace function storage.protect_delete() returns trigger language plpgsql as $$
 begin
   if coalesce(current_setting('storage.allow_delete_query', true), 'false') <> 'true' then
@@ -139,4 +139,4 @@ begin
   end if;
 end $$;
 
--- Nothing here grants rights on tables that come later: hosted projects do not either.
+-- No default rights on later tables: hosted projects have none either.

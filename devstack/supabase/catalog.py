@@ -1,4 +1,4 @@
-"""What the REST part knows of tables and functions: read from the catalog, again on every miss."""
+"""Tables and functions for REST, read from the catalog; read again on every miss."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Function:
 
 
 class Catalog:
-    """Tables are remembered until a name or column is missed; functions are read every time."""
+    """Caches tables until a name or column is missing; reads functions every time."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], Table] = {}
@@ -67,7 +67,7 @@ class Catalog:
     async def table(
         self, connection: Connection, schema: str, name: str, columns: set[str] | None = None
     ) -> Table:
-        """The table, or PGRST205; with `columns`, PGRST204 when it lacks one of them."""
+        """Return the table, or raise PGRST205; PGRST204 if one of `columns` is missing."""
         _check_schema(schema)
         table = self._tables.get((schema, name))
         if table is None or (columns and not columns <= table.defaults.keys()):
@@ -85,7 +85,7 @@ class Catalog:
     async def function(
         self, connection: Connection, schema: str, name: str, given: set[str]
     ) -> Function:
-        """The function of that name whose arguments can be called by these names, or PGRST202."""
+        """Return the function that accepts these argument names, or raise PGRST202."""
         _check_schema(schema)
         rows = await (await connection.execute(_FUNCTIONS, [schema, name])).fetchall()
         candidates = [_function(schema, name, row) for row in rows]
@@ -150,7 +150,7 @@ def _function(schema: str, name: str, row: tuple[object, ...]) -> Function:
         read_only=volatile != "v",
         returns_set=bool(is_set),
         returns_void=bool(is_void),
-        # One OUT argument gives a plain value, `returns table(...)` always gives rows.
+        # A single OUT argument gives a plain value; `returns table(...)` always gives rows.
         returns_row=bool(is_row) or "t" in modes,
     )
 

@@ -1,4 +1,4 @@
-"""What each subscriber may see of a change: columns granted, rows by RLS, filters, sizes."""
+"""What each subscriber may see of a change: granted columns, RLS, filters, size limit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ select attname from pg_attribute where attrelid = %s::oid and attnum > 0 and not
 
 
 class Subscriber(Protocol):
-    """A joined channel, as far as changes concern it."""
+    """The part of a joined channel that concerns changes."""
 
     @property
     def caller(self) -> Caller: ...
@@ -45,7 +45,7 @@ class Subscriber(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Table:
-    """A relation's columns and who may read them, read from the catalog."""
+    """The columns of a relation and who may read them, from the catalog."""
 
     types: dict[str, str]
     type_names: dict[str, str]
@@ -64,7 +64,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
-    """A change's values as JSON text, and which filters it meets."""
+    """The values of a change as JSON text, and the filters it matches."""
 
     new: dict[str, str]
     old: dict[str, str]
@@ -76,7 +76,7 @@ class Encoded:
 
 
 class ChangeReader:
-    """Turns changes into events; every rule about rights is asked of Postgres itself."""
+    """Turns changes into events; Postgres itself decides about all rights."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -84,7 +84,7 @@ class ChangeReader:
         self._visible_xid: int | None = None
 
     async def events(self, change: Change, subscribers: Sequence[Subscriber]) -> list[Event]:
-        """The messages that this change causes, at most one per subscriber and column choice."""
+        """Return the messages of this change, at most one per subscriber and set of columns."""
         relation = change.relation
         interested = [
             (subscriber, bound)
@@ -116,7 +116,7 @@ class ChangeReader:
         return found
 
     async def _committed(self, xid: int) -> None:
-        """Wait until other sessions see the transaction: its WAL is decoded a moment earlier."""
+        """Wait until other sessions see the transaction; its WAL is decoded slightly earlier."""
         if xid == self._visible_xid:
             return
         query = "select pg_visible_in_snapshot(%s::text::xid8, pg_current_snapshot())"
@@ -160,7 +160,7 @@ class ChangeReader:
         params: dict[str, object] = {}
 
         def typed(prefix: str, row: dict[str, str | None], name: str) -> sql.Composable:
-            # Column names may hold what a placeholder's name may not.
+            # Column names may contain characters that placeholder names may not.
             key = f"{prefix}{list(table.types).index(name)}"
             params[key] = row[name]
             placeholder = sql.Placeholder(key)
@@ -171,7 +171,7 @@ class ChangeReader:
             columns += [_as_json(typed(prefix, row, name), table.type_names[name]) for name in row]
         chosen = new if change.new is not None else old
         prefix = "n" if change.new is not None else "o"
-        # A filter on a value that the log does not hold is not met.
+        # A filter on a value that is not in the log does not match.
         usable = [item for item in filters if item.column in chosen]
         for number, item in enumerate(usable):
             params[f"f{number}"] = item.parameter
@@ -197,7 +197,7 @@ class ChangeReader:
     async def _visible(
         self, change: Change, table: Table, caller: Caller, seen: dict[str, bool]
     ) -> bool:
-        """Whether the row passes the caller's policies now; a DELETE goes to everyone."""
+        """Return whether the caller's policies show the row; a DELETE goes to everyone."""
         if change.kind == "DELETE" or not table.row_security or change.new is None:
             return True
         identity = caller.claims_json
@@ -253,7 +253,7 @@ def _data(
     select: tuple[str, ...] | None,
     error: str | None,
 ) -> str:
-    """The `data` of one event as JSON text."""
+    """Return the `data` of one event as JSON text."""
     shown = frozenset() if error else granted if select is None else granted.intersection(select)
     errors = [error] if error else [TOO_LARGE] if encoded.size > LARGEST_CHANGE else []
     columns = [

@@ -1,4 +1,4 @@
-"""A joined topic: whose it is, what it asked for, and why a join may be refused."""
+"""A joined topic: its owner, its subscriptions, and the reasons to refuse a join."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class JoinRefused(Exception):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Channel:
-    """A joined topic; `bindings` is empty until the database knows of the subscription."""
+    """A joined topic; `bindings` is empty until the subscription is active."""
 
     topic: str
     join_ref: str | None
@@ -45,7 +45,7 @@ class Channel:
 
 
 def verified(keys: Keys, token: str) -> Caller:
-    """Who a token speaks for; JoinRefused in the server's words."""
+    """Return the caller of a token; raise JoinRefused with the server's message."""
     try:
         claims = keys.verify(token)
     except TokenInvalid as error:
@@ -56,7 +56,7 @@ def verified(keys: Keys, token: str) -> Caller:
 
 
 def opened(frame: Frame, caller: Caller, token: str) -> tuple[Channel, list[dict[str, object]]]:
-    """The channel that a join asks for, and the bindings to echo with their ids."""
+    """Return the channel of a join, and the bindings to echo with their ids."""
     config = frame.payload.get("config")
     config = config if isinstance(config, Mapping) else {}
     wanted = [item for item in config.get("postgres_changes") or () if isinstance(item, Mapping)]

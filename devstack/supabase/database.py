@@ -18,7 +18,7 @@ def bootstrap(postgres: Postgres, database: str) -> None:
 
 
 def migrate(postgres: Postgres, database: str, directory: Path | None = MIGRATIONS) -> None:
-    """Apply every migration file in the order of its name, as the role that hosted projects use."""
+    """Apply all migration files by name, as the role that hosted projects use."""
     for path in sorted(directory.glob("*.sql")) if directory is not None else ():
         try:
             _run(postgres.url(database), path.read_bytes())
@@ -27,7 +27,7 @@ def migrate(postgres: Postgres, database: str, directory: Path | None = MIGRATIO
 
 
 def prepare(postgres: Postgres, database: str, migrations: Path | None = MIGRATIONS) -> str:
-    """Create a database, if need be, with everything a project has; returns its URL."""
+    """Create a database like a project's, if it does not exist; return its URL."""
     with psycopg.connect(postgres.url("postgres", user=SUPERUSER), autocommit=True) as connection:
         found = connection.execute(
             "select 1 from pg_database where datname = %s", [database]

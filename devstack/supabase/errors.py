@@ -1,4 +1,4 @@
-"""Error bodies of the REST part, and which HTTP status each SQLSTATE becomes."""
+"""Error bodies of REST, and the HTTP status of each SQLSTATE."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STATUS_OF = {
 
 
 class ApiError(Exception):
-    """A refusal with PostgREST's body: code, message, details, hint."""
+    """An error with PostgREST's body: code, message, details, hint."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ def parse_error(what: str, details: str | None = None) -> ApiError:
 
 
 def from_postgres(error: psycopg.Error, *, anonymous: bool) -> ApiError:
-    """What PostgREST would answer for an error of the database."""
+    """Return PostgREST's answer to an error of the database."""
     code = error.sqlstate or ""
     message = error.diag.message_primary or str(error)
     if not code:
@@ -63,7 +63,7 @@ def from_postgres(error: psycopg.Error, *, anonymous: bool) -> ApiError:
 
 
 def status_of(code: str, *, anonymous: bool = False) -> int:
-    """The HTTP status of a SQLSTATE."""
+    """Return the HTTP status of a SQLSTATE."""
     if custom := re.fullmatch(r"PT(\d{3})", code):
         return int(custom[1])
     if code == "42501" and anonymous:

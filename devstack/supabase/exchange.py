@@ -1,4 +1,4 @@
-"""One REST request: what it asks for in headers and query, and the answer made from its rows."""
+"""One REST request: options from headers and query, and the answer from its rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OBJECT = "application/vnd.pgrst.object+json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """The rows of a statement as JSON text, how many they are, and how many there are in all."""
+    """The rows of a statement as JSON text, their number, and the total number."""
 
     body: str
     rows: int
@@ -28,7 +28,7 @@ class Result:
 
 
 class Exchange:
-    """Everything about a request that is neither SQL nor identity."""
+    """The parts of a request that are neither SQL nor identity."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -54,7 +54,7 @@ class Exchange:
         return self.prefer.get("count") in ("exact", "planned", "estimated")
 
     def window(self) -> tuple[int, int]:
-        """Offset and limit from the query or the Range header, never more than MAX_ROWS."""
+        """Return offset and limit from the query or the Range header, at most MAX_ROWS."""
         offset, limit = _number(self.param("offset"), 0), _number(self.param("limit"), MAX_ROWS)
         header = re.fullmatch(r"(\d+)-(\d*)", self.request.headers.get("range", ""))
         if header and self.param("limit") is None and self.param("offset") is None:
@@ -65,7 +65,7 @@ class Exchange:
         return offset, min(limit, MAX_ROWS)
 
     async def json_body(self) -> tuple[str, object]:
-        """The body as text, for Postgres, and parsed, for its keys."""
+        """Return the body as text, for Postgres, and parsed, for its keys."""
         raw = await self.request.body()
         try:
             text = raw.decode() or "{}"
@@ -74,7 +74,7 @@ class Exchange:
             raise ApiError(400, "PGRST102", "Empty or invalid json") from error
 
     def check_affected(self, rows: int) -> None:
-        """Refuse a write that met more rows than the client allows."""
+        """Refuse a write to more rows than the client allows."""
         limit = self.prefer.get("max-affected")
         if limit is None or self.prefer.get("handling") != "strict":
             return
@@ -87,7 +87,7 @@ class Exchange:
             )
 
     def check_single(self, rows: int) -> None:
-        """Refuse an answer of other than one row when one object was asked for."""
+        """Refuse an answer that is not one row if the client asked for one object."""
         if self.wants_object and rows != 1:
             raise ApiError(
                 406,
@@ -97,7 +97,7 @@ class Exchange:
             )
 
     def read_response(self, result: Result) -> Response:
-        """The answer to a read: 200, 206 when there is more, 416 beyond the end."""
+        """Return the answer to a read: 200; 206 if there are more rows; 416 beyond the end."""
         self.check_single(result.rows)
         total = result.total
         if total is not None and result.offset > total:
@@ -108,7 +108,7 @@ class Exchange:
         return self._rows_response(result, status, headers)
 
     def write_response(self, result: Result, *, created: bool) -> Response:
-        """The answer to a write, with rows only when they were asked for."""
+        """Return the answer to a write, with rows only if the client asked for them."""
         applied = ", ".join(f"{key}={value}" for key, value in self.prefer.items() if value)
         headers = {"Content-Range": "*/*" if result.total is None else f"*/{result.total}"}
         if applied:
@@ -127,7 +127,7 @@ class Exchange:
 
 
 def content_range(result: Result) -> str:
-    """PostgREST's Content-Range of a read."""
+    """Return PostgREST's Content-Range of a read."""
     total = "*" if result.total is None else str(result.total)
     if result.rows == 0:
         return f"*/{total}"

@@ -19,7 +19,7 @@ RECONNECT_SECONDS = 0.2
 
 
 class Unchanged:
-    """Marks an out-of-line value that an UPDATE left alone, so that the log does not hold it."""
+    """Marks an out-of-line value that an UPDATE did not change: it is not in the log."""
 
 
 UNCHANGED = Unchanged()
@@ -50,7 +50,7 @@ class Change:
 
 
 class Decoder:
-    """Reads pgoutput (protocol 1) messages and hands out whole transactions."""
+    """Reads pgoutput (protocol 1) messages and returns whole transactions."""
 
     def __init__(self) -> None:
         self._relations: dict[int, Relation] = {}
@@ -61,7 +61,7 @@ class Decoder:
         self._at = 0
 
     def feed(self, message: bytes) -> list[Change] | None:
-        """Take one message; at a commit, the transaction's changes in order."""
+        """Read one message; at a commit return the transaction's changes in order."""
         self._data, self._at = message, 1
         kind = message[:1]
         if kind == b"B":
@@ -142,7 +142,7 @@ class Decoder:
 
 
 class Feed:
-    """Keeps one replication session open; what commits while it is away is lost, as on Supabase."""
+    """Keeps one replication session open; commits during a gap are lost, as on Supabase."""
 
     def __init__(self, url: str, on_transaction: Callable[[list[Change]], None]) -> None:
         self._url = url
@@ -152,7 +152,7 @@ class Feed:
         self.silence_seconds = 0.0
 
     async def run(self) -> None:
-        """Stream until cancelled, connecting again whenever the session ends."""
+        """Stream until cancelled; reconnect when the session ends."""
         while True:
             try:
                 await self._session()
@@ -182,7 +182,7 @@ class Feed:
             self.ready.set()
             await self._stream(connection)
         finally:
-            # Leaving by `async with` would send a rollback into the stream.
+            # `async with` would send a rollback into the stream.
             await connection.close()
 
     async def _stream(self, connection: AsyncConnection[TupleRow]) -> None:

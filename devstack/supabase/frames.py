@@ -28,7 +28,7 @@ class Frame:
 
 
 def decode(data: str | bytes, version: str) -> Frame:
-    """Read a client's frame; ValueError when it is none."""
+    """Parse a client's frame; raise ValueError if it is invalid."""
     if isinstance(data, bytes):
         return _decode_broadcast(data)
     message = json.loads(data)
@@ -53,7 +53,7 @@ def decode(data: str | bytes, version: str) -> Frame:
 def _decode_broadcast(data: bytes) -> Frame:
     kind, *lengths, encoding = data[:7]
     if kind != BROADCAST_PUSH or encoding != 1:
-        raise ValueError("only JSON broadcasts travel in binary frames here")
+        raise ValueError("binary frames may contain only JSON broadcasts here")
     parts, at = [], 7
     for length in lengths:
         parts.append(data[at : at + length].decode())

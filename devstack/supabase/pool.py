@@ -1,4 +1,4 @@
-"""Database sessions, and the transaction in which a caller's role and claims hold."""
+"""Database sessions, and transactions with a caller's role and claims."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Connection = AsyncConnection[TupleRow]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who a request speaks for: a database role and the verified claims behind it."""
+    """The caller of a request: a database role and its verified claims."""
 
     role: str
     claims: Mapping[str, object] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Caller:
 
 
 class Pool:
-    """A few sessions, opened when needed, dropped when broken, never waited for at start."""
+    """A few sessions: opened when needed, dropped when broken."""
 
     def __init__(self, url: str, *, size: int = 10) -> None:
         self._url = url
@@ -46,7 +46,7 @@ class Pool:
 
     @asynccontextmanager
     async def as_admin(self) -> AsyncIterator[Connection]:
-        """A transaction with the rights of the session itself."""
+        """Open a transaction with the rights of the session."""
         async with self._slots:
             connection = await self._begin("begin")
             async with self._ended(connection):
@@ -60,7 +60,7 @@ class Pool:
         read_only: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Connection]:
-        """A transaction in which Postgres sees the caller's role, claims and time limits."""
+        """Open a transaction with the caller's role, claims and time limits."""
         async with self._slots:
             connection = await self._begin("begin read only" if read_only else "begin")
             async with self._ended(connection):
@@ -84,7 +84,7 @@ class Pool:
             try:
                 await connection.execute(statement.encode())
             except OperationalError:
-                # A session that a restart of Postgres ended says so only when it is used.
+                # A session that ended with a restart of Postgres fails only when it is used.
                 await connection.close()
                 if fresh:
                     raise

@@ -1,4 +1,4 @@
-"""The Realtime part: who is connected, what reaches them, and the knobs that spoil it."""
+"""Realtime: connections, delivery of changes, and controls that cause faults."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from devstack.supabase.pool import Pool
 from devstack.supabase.socket import Socket
 from devstack.supabase.tokens import KeyRefused, Keys, TokenInvalid
 
-# The real server closes a connection whose client says nothing for this long.
+# The real server closes a connection after this time without a message of the client.
 IDLE_SECONDS = 66.0
 
 
 class Realtime:
-    """The hub of all connections; its attributes are the knobs of `PUT /_control/realtime`."""
+    """All connections; the attributes are the controls of `PUT /_control/realtime`."""
 
     def __init__(self, url: str, keys: Keys) -> None:
         self.keys = keys
@@ -51,7 +51,7 @@ class Realtime:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Follow the database while the context lasts."""
+        """Follow the database inside the context."""
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(self.feed.run()), tasks.create_task(self._deliver())]
             try:
@@ -63,7 +63,7 @@ class Realtime:
         await self._pool.close()
 
     async def serve(self, websocket: WebSocket) -> None:
-        """One client's connection, from the upgrade to its end."""
+        """Serve one client's connection, from the upgrade to its end."""
         try:
             token = self._connection_token(websocket)
         except (KeyRefused, TokenInvalid) as error:
@@ -81,16 +81,16 @@ class Realtime:
             self.sockets.discard(socket)
 
     async def subscribe(self, bindings: tuple[Binding, ...], role: str) -> None:
-        """Return once changes flow for these bindings; BindingInvalid when they never will."""
+        """Return once changes flow for these bindings; raise BindingInvalid if they cannot."""
         await self.feed.ready.wait()
         async with self._pool.as_admin() as connection:
-            # A token may name any role; Postgres says whether it exists.
+            # A token may name any role; Postgres checks that it exists.
             await connection.execute("select has_schema_privilege(%s, 'public', 'usage')", [role])
             for binding in bindings:
                 await check_binding(connection, binding, role)
 
     def broadcast(self, sender: Socket, channel: Channel, payload: dict[str, object]) -> None:
-        """Pass a client's message on to everyone who joined the same topic."""
+        """Send a client's message to all clients that joined the same topic."""
         for socket in self.sockets:
             other = socket.channels.get(channel.topic)
             if other is not None and (other is not channel or channel.hears_itself):
@@ -99,17 +99,17 @@ class Realtime:
     def control_routes(self) -> list[Route]:
         return [Route("/_control/realtime", self._control, methods=["GET", "PUT"])]
 
-    def apply(self, knobs: dict[str, object]) -> None:
-        """Set knobs; ValueError names one that does not exist or has no use for its value."""
+    def apply(self, controls: dict[str, object]) -> None:
+        """Set controls; raise ValueError for an unknown name or an invalid value."""
         kinds: dict[str, type | tuple[type, ...]] = {
             "freeze": bool, "mute": bool, "lossy": (int, float), "seed": int,
             "refuse_joins": (str, type(None)), "system_delay": (int, float),
             "error_delay": (int, float), "idle_seconds": (int, float),
             "silence_after_restart": (int, float),
         }  # fmt: skip
-        for name, value in knobs.items():
+        for name, value in controls.items():
             if name not in kinds or not isinstance(value, kinds[name]):
-                raise ValueError(f"no such knob, or not its kind of value: {name}={value!r}")
+                raise ValueError(f"unknown control, or invalid value: {name}={value!r}")
             if name == "freeze":
                 (self.flowing.clear if value else self.flowing.set)()
             elif name == "seed":
@@ -120,7 +120,7 @@ class Realtime:
                 setattr(self, name, value)
 
     async def drop(self, code: int | None = None) -> int:
-        """End all connections now: with a close code, or cut when there is none."""
+        """End all connections now: with a close code, or cut them if there is none."""
         sockets = list(self.sockets)
         for socket in sockets:
             if code is None:
@@ -130,7 +130,7 @@ class Realtime:
         return len(sockets)
 
     def system_error(self, message: str, *, fatal: bool) -> None:
-        """Tell every joined channel of an error; a fatal one closes it."""
+        """Send an error to every joined channel; a fatal error closes it."""
         for socket in self.sockets:
             for channel in list(socket.channels.values()):
                 (socket.fail if fatal else socket.report)(channel, message)
@@ -158,10 +158,10 @@ class Realtime:
     async def _control(self, request: Request) -> Response:
         if request.method == "PUT":
             try:
-                knobs = dict(json.loads(await request.body()))
-                drop, error = knobs.pop("drop", None), knobs.pop("system_error", None)
-                fatal = knobs.pop("fatal", False)
-                self.apply(knobs)
+                controls = dict(json.loads(await request.body()))
+                drop, error = controls.pop("drop", None), controls.pop("system_error", None)
+                fatal = controls.pop("fatal", False)
+                self.apply(controls)
             except (ValueError, TypeError) as problem:
                 return JSONResponse({"error": str(problem)}, status_code=400)
             if drop:
@@ -178,7 +178,7 @@ class Realtime:
         try:
             return self.keys.token_of_key(key)
         except KeyRefused:
-            # The real server takes any token of the project, also a user's.
+            # The real server accepts any token of the project, also a user's.
             self.keys.verify(key)
             return key
 
@@ -197,7 +197,7 @@ class Realtime:
         try:
             events = await self._reader.events(change, list(owners))
         except psycopg.Error:
-            # The database went away in between; so did this change, as with the real one.
+            # The database stopped in between: the change is lost, as with the real server.
             self.lost += 1
             return
         for event in events:

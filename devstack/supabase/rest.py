@@ -1,4 +1,4 @@
-"""The REST part (PostgREST's subset): reads, inserts, updates and deletes of one table."""
+"""REST (subset of PostgREST): reads, inserts, updates and deletes of one table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def handle(request: Request, connection: Connection, catalog: Catalog) -> 
 
 
 async def read(exchange: Exchange, connection: Connection, table: Table) -> Result:
-    """The rows a GET asks for."""
+    """Return the rows of a GET."""
     source = sql.Identifier(table.schema, table.name) + sql.SQL(" as ") + sql.Identifier(table.name)
     return await read_from(exchange, connection, source, table.name, exchange.params, Values())
 
@@ -46,7 +46,7 @@ async def read_from(
     params: list[tuple[str, str]],
     values: Values,
 ) -> Result:
-    """Select from a table or a function call, with filters, order, window and count."""
+    """Select from a table or a function call, with filters, order, range and count."""
     reader = QueryReader(alias, values)
     offset, limit = exchange.window()
     condition = _where(reader, params)
@@ -69,7 +69,7 @@ async def read_from(
 async def insert(
     exchange: Exchange, connection: Connection, catalog: Catalog, name: str
 ) -> Response:
-    """POST: one object or a list; with a resolution preference an upsert."""
+    """Handle POST: one object or a list; an upsert with a resolution preference."""
     text, body = await exchange.json_body()
     rows = body if isinstance(body, list) else [body]
     named = exchange.param("columns")
@@ -96,7 +96,7 @@ async def insert(
 async def change(
     exchange: Exchange, connection: Connection, table: Table, body: tuple[str, object] | None
 ) -> Response:
-    """PATCH when there is a body, else DELETE, of the rows that the filters name."""
+    """Handle PATCH (with a body) or DELETE of the rows that match the filters."""
     values = Values()
     reader = QueryReader(table.name, values)
     if reader.where(exchange.params) is None:
@@ -136,7 +136,7 @@ async def _write(
     reader: QueryReader,
     values: Values,
 ) -> Result:
-    # Only what is asked for is returned: `returning *` needs SELECT on every column.
+    # Return only requested columns: `returning *` needs SELECT on every column.
     wanted = sql.SQL("1 as done")
     if exchange.returns_rows:
         wanted_columns = reader.select(exchange.param("select"))

@@ -31,7 +31,7 @@ _CAST = re.compile(r"^[a-z_][a-z0-9_ ]*(\[\])?$", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Values:
-    """The parameters of one statement; every value gets a name of its own."""
+    """The parameters of one statement; every value gets its own name."""
 
     params: dict[str, object] = field(default_factory=dict)
 
@@ -42,32 +42,32 @@ class Values:
 
 
 class QueryReader:
-    """Reads the parts of a query string that concern one relation, called `alias` in the SQL."""
+    """Parses the parts of a query string for one relation, named `alias` in the SQL."""
 
     def __init__(self, alias: str, values: Values) -> None:
         self._alias = alias
         self._values = values
 
     def select(self, text: str | None) -> sql.Composable:
-        """The select list, as it follows `select` or `returning`."""
+        """Return the select list, as it follows `select` or `returning`."""
         if not text or text.strip() == "*":
             return sql.Identifier(self._alias) + sql.SQL(".*")
         return sql.SQL(", ").join([self._selected(item) for item in split_list(text)])
 
     def where(self, params: Iterable[tuple[str, str]]) -> sql.Composable | None:
-        """All filters joined by `and`; None when there are none."""
+        """Return all filters joined by `and`; None if there are none."""
         found = [self._filter(key, value) for key, value in params if key not in NOT_FILTERS]
         return sql.SQL(" and ").join(found) if found else None
 
     def order(self, text: str | None) -> sql.Composable:
-        """An order by clause, or nothing."""
+        """Return an order by clause, or nothing."""
         if not text:
             return sql.SQL("")
         terms = [self._ordered(item) for item in split_list(text)]
         return sql.SQL(" order by ") + sql.SQL(", ").join(terms)
 
     def column(self, text: str) -> tuple[sql.Composable, str]:
-        """A column or a path into a JSON column, and the name it has in the answer."""
+        """Return a column or a path into a JSON column, and its name in the answer."""
         found = _NAME.match(text)
         if found is None:
             raise parse_error(f'"failed to parse column ({text})"')
@@ -162,7 +162,7 @@ class QueryReader:
 
 
 def split_list(text: str) -> list[str]:
-    """Split at commas that are outside quotes and brackets; `''` is an empty list."""
+    """Split at commas outside quotes and brackets; `''` is an empty list."""
     parts, depth, start, position = [], 0, 0, 0
     while position < len(text):
         character = text[position]
@@ -182,7 +182,7 @@ def split_list(text: str) -> list[str]:
 
 
 def array_literal(items: Iterable[str]) -> str:
-    """A Postgres array in text form, every element quoted."""
+    """Return a Postgres array in text form, with every element quoted."""
     escaped = (item.replace("\\", "\\\\").replace('"', '\\"') for item in items)
     return "{" + ",".join(f'"{item}"' for item in escaped) + "}"
 

@@ -1,4 +1,4 @@
-"""Function calls over REST: arguments by name, the answer shaped by what the function returns."""
+"""Function calls over REST: arguments by name, the answer in the form of the result type."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def handle(request: Request, connection: Connection, catalog: Catalog) -> 
 async def _from_query(
     exchange: Exchange, connection: Connection, catalog: Catalog, name: str
 ) -> tuple[Function, dict[str, str], list[tuple[str, str]]]:
-    # Arguments and filters share the query string; a filter is a name that is no argument.
+    # Arguments and filters share the query string: a name that is not an argument is a filter.
     candidates = {key: value for key, value in exchange.params if key not in NOT_FILTERS}
     filters: list[tuple[str, str]] = []
     while True:
@@ -107,7 +107,7 @@ async def _answer(
         return exchange.read_response(result)
     call = sql.Identifier(CALL)
     if function.returns_row:
-        # A null row becomes an object of nulls, as with PostgREST.
+        # A null row becomes an object of nulls, as in PostgREST.
         shape = sql.SQL("row_to_json(q)::text from (select {}.* from {}) as q").format(call, source)
     elif function.returns_set:
         shape = sql.SQL("coalesce(json_agg({}), '[]')::text from {}").format(call, source)

@@ -1,4 +1,4 @@
-"""One Realtime connection: its channels, from join to close, as Phoenix would keep them."""
+"""One Realtime connection and its channels, from join to close, as in Phoenix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETRY_SECONDS = 0.5
 
 
 class Hub(Protocol):
-    """What a connection needs of the server it belongs to."""
+    """What a connection needs from its server."""
 
     keys: Keys
     flowing: asyncio.Event
@@ -34,7 +34,7 @@ class Hub(Protocol):
 
 
 class Socket:
-    """Reads frames, answers them, and writes what the hub sends."""
+    """Reads and answers frames, and sends the messages of the server."""
 
     def __init__(self, hub: Hub, websocket: WebSocket, token: str, version: str) -> None:
         self._hub = hub
@@ -65,7 +65,7 @@ class Socket:
             await self._websocket.close(code)
 
     def abort(self) -> None:
-        """Cut the connection as a crash would: no close frame."""
+        """Cut the connection without a close frame, as a crash does."""
         transport = self._websocket.scope["transport"]
         if transport is not None:
             transport.abort()
@@ -76,7 +76,7 @@ class Socket:
         self._close_channel(channel)
 
     def report(self, channel: Channel, message: str) -> None:
-        """Say that changes do not flow; the channel stays."""
+        """Report that changes do not flow; the channel stays joined."""
         channel.bindings = ()
         self._system(channel, "postgres_changes", "error", message)
 
@@ -133,7 +133,7 @@ class Socket:
             self._reply(frame, "error", {"reason": "unmatched topic"})
             return
         given = frame.payload.get("user_token") or frame.payload.get("access_token")
-        # A project key is no token: the connection's own stands behind it.
+        # A project key is not a token: use the token of the connection.
         usable = isinstance(given, str) and not given.startswith("sb_")
         token = str(given) if usable else self._token
         try:
@@ -143,7 +143,7 @@ class Socket:
                 raise JoinRefused(self._hub.refuse_joins)
             caller = verified(self._hub.keys, token)
         except JoinRefused as error:
-            # The real server waits here too, and its other replies wait behind it.
+            # The real server also waits here, and delays its other replies.
             await asyncio.sleep(self._hub.error_delay)
             self._reply(frame, "error", {"reason": str(error)})
             return
@@ -158,7 +158,7 @@ class Socket:
         self._start(channel)
 
     def _start(self, channel: Channel) -> None:
-        """Subscribe in the background, and end the channel when its token does."""
+        """Subscribe in the background, and end the channel when its token expires."""
         for task in channel.tasks:
             task.cancel()
         work: list[Callable[[Channel], Coroutine[Any, Any, None]]] = [self._expire]
@@ -172,7 +172,7 @@ class Socket:
             try:
                 await self._hub.subscribe(channel.requested, channel.caller.role)
             except BindingInvalid as error:
-                # One bad binding silences the whole channel.
+                # One invalid binding stops the whole channel.
                 self.report(channel, str(error))
                 return
             except OperationalError:

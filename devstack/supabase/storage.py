@@ -1,4 +1,4 @@
-"""The Storage part: buckets and objects whose rows Postgres guards with the caller's own rights."""
+"""Storage: buckets and objects; Postgres checks their rows with the caller's rights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from devstack.supabase.storage_files import (
 from devstack.supabase.storage_listing import list_folder, object_info
 from devstack.supabase.tokens import Keys, TokenInvalid
 
-SIGNED = "/storage/v1/object/sign/{bucket}/{path:path}"
-
 
 class Storage:
     """Endpoints below /storage/v1."""
@@ -39,7 +37,7 @@ class Storage:
         self._buckets = Buckets(callers, admin, keys)
 
     async def create_bucket(self, name: str, *, public: bool) -> None:
-        """Make a bucket as the project's owner; harmless when it exists."""
+        """Create a bucket as the project's owner, if it does not exist."""
         await self._buckets.create(name, public=public)
 
     def routes(self) -> list[Route]:
@@ -66,7 +64,7 @@ class Storage:
         )
 
     async def _object(self, pool_of: Caller | None, request: Request) -> Row:
-        """The object's row as the caller sees it, or as the owner when there is no caller."""
+        """Return the object's row as the caller sees it, or as the owner without a caller."""
         query = "select * from storage.objects where bucket_id = %s and name = %s"
         names = [request.path_params["bucket"], request.path_params["path"]]
         session = self._admin.as_admin() if pool_of is None else self._callers.as_caller(pool_of)
@@ -104,7 +102,7 @@ class Storage:
                 described,
             ]  # fmt: skip
             async with self._callers.as_caller(caller) as connection:
-                # No `returning`: it would ask for a SELECT policy that an upload does not need.
+                # No `returning`: it would need a SELECT policy, which an upload does not.
                 await connection.execute((UPSERT if replaces else INSERT).encode(), values)
         except BaseException:
             upload.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Buckets of the Storage part, and how its parts read rows and bodies."""
+"""Buckets of Storage, and helpers to read rows and bodies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Buckets:
         ]
 
     async def get(self, name: str) -> Row:
-        """The bucket's row, whoever asks; StorageError when there is none."""
+        """Return the bucket's row for any caller; raise StorageError if there is none."""
         async with self._admin.as_admin() as connection:
             rows = await rows_of(connection, "select * from storage.buckets where id = %s", [name])
         if not rows:
@@ -52,7 +52,7 @@ class Buckets:
         return rows[0]
 
     async def create(self, name: str, *, public: bool) -> None:
-        """Make a bucket as the project's owner; harmless when it exists."""
+        """Create a bucket as the project's owner, if it does not exist."""
         async with self._admin.as_admin() as connection:
             await connection.execute(
                 "insert into storage.buckets (id, name, public) values (%s, %s, %s)"

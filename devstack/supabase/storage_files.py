@@ -1,4 +1,4 @@
-"""Bytes of stored objects on disk, uploads read from requests, and errors in Storage's words."""
+"""Stored objects on disk, uploads from requests, and errors in the form of Storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK = 1024 * 1024
 
 
 class StorageError(Exception):
-    """A refusal with Storage's body; it travels with HTTP 400, whatever `status` says."""
+    """An error with Storage's body; always sent with HTTP 400, whatever `status` is."""
 
     def __init__(self, status: int, error: str, message: str, code: str) -> None:
         super().__init__(message)
@@ -54,7 +54,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def answering(endpoint: Endpoint) -> Endpoint:
-    """Turn every refusal of an endpoint into Storage's error body."""
+    """Turn every error of an endpoint into Storage's error body."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -79,7 +79,7 @@ def answering(endpoint: Endpoint) -> Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A file that lies on disk already and waits for its row."""
+    """A file on disk that has no row yet."""
 
     version: str
     path: Path
@@ -104,7 +104,7 @@ class Upload:
 
 
 class FileStore:
-    """One file per object version, below one directory per bucket."""
+    """Keeps one file per object version, in one directory per bucket."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -117,7 +117,7 @@ class FileStore:
             self.path(bucket, version).unlink(missing_ok=True)
 
     async def receive(self, request: Request, bucket: str, limit: int) -> Upload:
-        """Write the request's file to disk; StorageError 413 beyond `limit` bytes."""
+        """Write the request's file to disk; raise StorageError 413 beyond `limit` bytes."""
         version = str(uuid.uuid4())
         path = self.path(bucket, version)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ class FileStore:
         with path.open("wb") as target:
             if content_type.startswith("multipart/form-data"):
                 async with request.form() as form:
-                    # Python names the field "file", JavaScript leaves its name empty.
+                    # The Python client names the field "file", the JavaScript client "".
                     files = [value for value in form.values() if isinstance(value, UploadFile)]
                     if len(files) != 1:
                         raise invalid("exactly one file is expected")
@@ -172,7 +172,7 @@ class FileStore:
         download: str | None = None,
         expires: float | None = None,
     ) -> Response:
-        """Serve an object's bytes, whole or in ranges."""
+        """Serve an object, whole or in ranges."""
         path = self.path(bucket, str(row["version"]))
         metadata = row["metadata"]
         assert isinstance(metadata, dict)

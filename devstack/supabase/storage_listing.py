@@ -1,4 +1,4 @@
-"""How stored objects are described: one object's facts, and one folder of a bucket."""
+"""Descriptions of stored objects: one object, and one folder of a bucket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = Mapping[str, object]
 
 
 def object_info(row: Row) -> dict[str, object]:
-    """An object as the clients read it."""
+    """Return an object in the form that clients read."""
     metadata = row["metadata"] if isinstance(row["metadata"], dict) else {}
     return {
         "id": str(row["id"]),
@@ -30,7 +30,7 @@ def object_info(row: Row) -> dict[str, object]:
 
 
 def list_folder(rows: Sequence[Row], body: Mapping[str, object]) -> list[dict[str, object]]:
-    """The files and folders directly below a prefix, as the body of a list request asks."""
+    """Return the files and folders directly below a prefix, as requested by the body."""
     prefix = str(body.get("prefix") or "").strip("/")
     start = f"{prefix}/" if prefix else ""
     wanted = str(body.get("search") or "").lower()

@@ -1,4 +1,4 @@
-"""Keys and JWTs of the local project: who a request speaks for."""
+"""Keys and JWTs of the local project: they identify the caller of a request."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Keys:
 
     @classmethod
     def generate(cls) -> Keys:
-        """New random keys: nothing signed elsewhere is valid here."""
+        """Create random keys: tokens of other projects are not valid here."""
         jwt_secret = secrets.token_hex(32)
         now = int(time.time())
         legacy = {
@@ -63,7 +63,7 @@ class Keys:
 
     @classmethod
     def load(cls, path: Path) -> Keys:
-        """The keys kept at `path`, made there the first time."""
+        """Return the keys stored at `path`; create them the first time."""
         if path.exists():
             return cls(**json.loads(path.read_text()))
         keys = cls.generate()
@@ -75,7 +75,7 @@ class Keys:
         return jwt.encode(dict(claims), self.jwt_secret, algorithm="HS256")
 
     def verify(self, token: str) -> dict[str, object]:
-        """The claims of a token that this project signed and that has not expired."""
+        """Return the claims of a token that this project signed and that has not expired."""
         try:
             return dict(
                 jwt.decode(
@@ -98,7 +98,7 @@ class Keys:
         return max(0, int(time.time() - float(claims["exp"])))
 
     def token_of_key(self, key: str) -> str:
-        """The JWT that stands behind a project key, as the hosted gateway exchanges them."""
+        """Return the JWT for a project key, as the hosted gateway exchanges them."""
         if key in (self.publishable, self.anon):
             return self.anon
         if key in (self.secret, self.service_role):
@@ -106,7 +106,7 @@ class Keys:
         raise KeyRefused
 
     def caller(self, apikey: str | None, authorization: str | None) -> Caller:
-        """Who speaks; KeyRefused for an unknown key, TokenInvalid for a bad bearer token."""
+        """Return the caller; raise KeyRefused for an unknown key, TokenInvalid for a bad token."""
         bearer = _bearer(authorization)
         if apikey is None:
             raise KeyRefused

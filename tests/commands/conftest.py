@@ -1,4 +1,4 @@
-"""Runs commands as a user would, and gives them media to look at."""
+"""Runs commands as a user would, with media files."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from devstack.postgres import Postgres
-from tests.commands.stand import Stand, standing
+from tests.commands.backend import Backend, running_backend
 from worker.commands import plan, workflow
 
 
 class Answer:
-    """What a command printed, and its exit code."""
+    """Output and exit code of a command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code = code
@@ -29,13 +29,13 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The whole of stdout, which must be one JSON document."""
+        """Parse stdout, which must be a single JSON document."""
         return json.loads(self.out)
 
 
 @pytest.fixture
 def run() -> Callable[..., Answer]:
-    """Run a command of ours."""
+    """Return a function that runs a command."""
     app = typer.Typer(add_completion=False)
     plan.register(app)
     workflow.register(app)
@@ -51,7 +51,7 @@ def run() -> Callable[..., Answer]:
 
 @pytest.fixture
 def speech(tmp_path: Path) -> Path:
-    """Seven seconds of a tone, in a path with spaces that is longer than a terminal is wide."""
+    """Seven seconds of a tone; the path has spaces and is longer than a terminal line."""
     folder = tmp_path / ("a long folder name " * 6).strip()
     folder.mkdir()
     path = folder / "speech.wav"
@@ -66,7 +66,7 @@ def speech(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def landscape(tmp_path: Path) -> Path:
-    """A picture wider than high."""
+    """A picture that is wider than high."""
     path = tmp_path / "picture.png"
     Image.new("RGB", (1600, 900), "grey").save(path)
     return path
@@ -74,7 +74,7 @@ def landscape(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One server for all local stacks of these tests; each has a database of its own."""
+    """One server for all local stacks of these tests; each has its own database."""
     server = Postgres()
     server.start()
     yield server
@@ -82,9 +82,9 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stand(
+async def backend(
     postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stand]:
-    """A project, an endpoint and a webhook that are all well, for the tests of one file."""
-    async with standing(postgres, tmp_path_factory.mktemp("stand")) as part:
+) -> AsyncIterator[Backend]:
+    """A project, an endpoint and a webhook in good order, for the tests of a file."""
+    async with running_backend(postgres, tmp_path_factory.mktemp("backend")) as part:
         yield part

@@ -1,11 +1,11 @@
-"""`doctor` finds each fault that can be planted in the database, and its own advice mends it."""
+"""`doctor` finds each fault that can be planted in the database, and its own advice repairs it."""
 
 import re
 from dataclasses import dataclass
 
 import pytest
 
-from tests.commands.stand import Stand, levels
+from tests.commands.backend import Backend, levels
 from worker.commands.migrate import apply
 
 pytestmark = [
@@ -20,12 +20,12 @@ CLAIM = (
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A planted fault, the check that must find it, and what its sentences must say."""
+    """A planted fault, the check that must find it, and what it must report."""
 
     plant: str
     check: str
     says: str
-    mend: str
+    fix: str
     level: str = "fail"
     undo: str = ""
 
@@ -36,111 +36,111 @@ FAULTS = {
         plant="drop function public.refresh_video_job_queue_v1(integer)",
         check="supabase.functions",
         says="Missing: refresh_video_job_queue_v1(integer)",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "the worker may not claim": Fault(
         plant=f"revoke execute on function public.{CLAIM} from service_role",
         check="supabase.functions",
         says="service_role may not execute claim_video_jobs_v1",
-        mend=f"grant execute on function public.{CLAIM} to service_role;",
+        fix=f"grant execute on function public.{CLAIM} to service_role;",
     ),
     "everybody may claim": Fault(
         plant=f"grant execute on function public.{CLAIM} to public",
         check="supabase.functions",
         says="anon and authenticated may execute claim_video_jobs_v1",
-        mend=f"revoke execute on function public.{CLAIM} from public, anon",
+        fix=f"revoke execute on function public.{CLAIM} from public, anon",
     ),
     "the worker may not write": Fault(
         plant="revoke update on public.video_jobs from service_role",
         check="supabase.grants",
         says="service_role lacks update on video_jobs",
-        mend="grant update on public.video_jobs to service_role;",
+        fix="grant update on public.video_jobs to service_role;",
     ),
     "the worker may not read submissions": Fault(
         plant="revoke select on public.video_job_attempts from service_role",
         check="supabase.grants",
         says="service_role lacks select on video_job_attempts",
-        mend="grant select on public.video_job_attempts to service_role;",
+        fix="grant select on public.video_job_attempts to service_role;",
     ),
     "people may not insert an image": Fault(
         plant="revoke insert (image_url) on public.video_jobs from authenticated",
         check="supabase.grants",
         says="authenticated lacks insert image_url on video_jobs",
-        mend="grant insert (image_url) on public.video_jobs to authenticated;",
+        fix="grant insert (image_url) on public.video_jobs to authenticated;",
     ),
     "people may not see their jobs": Fault(
         plant="revoke select on public.video_jobs from authenticated",
         check="supabase.grants",
         says="authenticated lacks select on video_jobs.",
-        mend="grant select on public.video_jobs to authenticated;",
+        fix="grant select on public.video_jobs to authenticated;",
     ),
-    "people may not insert their wishes": Fault(
+    "people may not insert their options": Fault(
         plant="revoke insert (prompt, seed, steps, width) on public.video_jobs from authenticated",
         check="supabase.grants",
         says="authenticated lacks insert (4 columns) on video_jobs.",
-        mend="grant insert (prompt, seed, steps, width) on public.video_jobs to authenticated;",
+        fix="grant insert (prompt, seed, steps, width) on public.video_jobs to authenticated;",
     ),
     "only the server may insert": Fault(
         plant="revoke insert on public.video_jobs from authenticated",
         check="supabase.grants",
-        says="Signed-in users may not insert jobs: only your server can.",
-        mend="If browsers shall insert, run `python -m worker migrate --again`.",
+        says="Signed-in users may not insert jobs; only your server can.",
+        fix="To let browsers insert, run `python -m worker migrate --again`.",
         level="warn",
     ),
     "people may write any column": Fault(
         plant="grant update on public.video_jobs to authenticated",
         check="supabase.grants",
         says="authenticated may update on video_jobs",
-        mend="revoke update on public.video_jobs from authenticated; grant update "
+        fix="revoke update on public.video_jobs from authenticated; grant update "
         "(cancel_requested) on public.video_jobs to authenticated;",
     ),
     "people may write the status": Fault(
         plant="grant update (status) on public.video_jobs to authenticated",
         check="supabase.grants",
         says="authenticated may update status on video_jobs",
-        mend="revoke update (status) on public.video_jobs from authenticated;",
+        fix="revoke update (status) on public.video_jobs from authenticated;",
     ),
     "strangers may read submissions": Fault(
         plant="grant select on public.video_job_attempts to anon",
         check="supabase.grants",
         says="anon may select on video_job_attempts",
-        mend="revoke select on public.video_job_attempts from anon;",
+        fix="revoke select on public.video_job_attempts from anon;",
     ),
-    "the whole world may read jobs": Fault(
+    "everybody may read jobs": Fault(
         plant="grant select on public.video_jobs to public",
         check="supabase.grants",
         says="PUBLIC may select on video_jobs",
-        mend="revoke select on public.video_jobs from public;",
+        fix="revoke select on public.video_jobs from public;",
     ),
     "row level security is off": Fault(
         plant="alter table public.video_jobs disable row level security",
         check="supabase.rls",
         says="off for video_jobs",
-        mend="alter table public.video_jobs enable row level security;",
+        fix="alter table public.video_jobs enable row level security;",
     ),
     "it is off for the timeline": Fault(
         plant="alter table public.video_job_events disable row level security",
         check="supabase.rls",
         says="off for video_job_events",
-        mend="alter table public.video_job_events enable row level security;",
+        fix="alter table public.video_job_events enable row level security;",
     ),
     "a policy is missing": Fault(
         plant='drop policy "people read their own jobs" on public.video_jobs',
         check="supabase.rls",
         says="The policy “people read their own jobs” of video_jobs is missing",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "a policy is for everybody": Fault(
         plant='alter policy "people read their own jobs" on public.video_jobs to public',
         check="supabase.rls",
         says="missing or changed",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "there is a policy that is not ours": Fault(
         plant='create policy "all see all" on public.video_jobs for select using (true)',
         check="supabase.rls",
-        says="policies that are not ours: all see all",
-        mend="they show nobody another person's jobs",
+        says="policies that the migrations did not create: all see all",
+        fix="they show no user another user's jobs",
         level="warn",
         undo='drop policy "all see all" on public.video_jobs',
     ),
@@ -148,90 +148,90 @@ FAULTS = {
         plant="drop trigger video_jobs_before_update on public.video_jobs",
         check="supabase.triggers",
         says="Missing or disabled on video_jobs: video_jobs_before_update",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "a guard is disabled": Fault(
         plant="alter table public.video_jobs disable trigger video_jobs_before_insert",
         check="supabase.triggers",
         says="Missing or disabled on video_jobs: video_jobs_before_insert",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "the table is not published": Fault(
         plant="alter publication supabase_realtime drop table public.video_jobs",
         check="supabase.publication",
-        says="supabase_realtime lacks video_jobs",
-        mend="alter publication supabase_realtime add table public.video_jobs;",
+        says="supabase_realtime does not contain video_jobs",
+        fix="alter publication supabase_realtime add table public.video_jobs;",
     ),
     "updates are not published": Fault(
         plant="alter publication supabase_realtime set (publish = 'insert')",
         check="supabase.publication",
-        says="leaves out every delete and update",
-        mend="set (publish = 'insert, update, delete, truncate');",
+        says="does not publish delete and update",
+        fix="set (publish = 'insert, update, delete, truncate');",
     ),
     "events carry the row twice": Fault(
         plant="alter table public.video_jobs replica identity full",
         check="supabase.replica_identity",
         says="It is FULL",
-        mend="alter table public.video_jobs replica identity default;",
+        fix="alter table public.video_jobs replica identity default;",
         level="warn",
     ),
     "no update is possible": Fault(
         plant="alter table public.video_jobs replica identity nothing",
         check="supabase.replica_identity",
         says="It is NOTHING: Postgres refuses every update",
-        mend="alter table public.video_jobs replica identity default;",
+        fix="alter table public.video_jobs replica identity default;",
     ),
     "a table is missing": Fault(
         plant="drop table public.video_job_events",
         check="supabase.tables",
         says="The table video_job_events is missing",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "a column is missing": Fault(
         plant="alter table public.video_jobs drop column eta_at",
         check="supabase.tables",
         says="video_jobs.eta_at (timestamp with time zone)",
-        mend="alter table public.video_jobs add column eta_at timestamp with time zone;",
+        fix="alter table public.video_jobs add column eta_at timestamp with time zone;",
         undo="alter table public.video_jobs add column if not exists eta_at timestamptz",
     ),
     "a column has another type": Fault(
         plant="alter table public.video_job_attempts alter column delay_ms type integer",
         check="supabase.tables",
         says="video_job_attempts.delay_ms (bigint)",
-        mend="alter table public.video_job_attempts alter column delay_ms type bigint;",
+        fix="alter table public.video_job_attempts alter column delay_ms type bigint;",
         undo="alter table public.video_job_attempts alter column delay_ms type bigint",
     ),
     "a migration is missing": Fault(
         plant="delete from public.video_job_migrations where name = '0005_realtime'",
         check="supabase.migrations",
         says="Not applied: 0005_realtime",
-        mend="python -m worker migrate",
+        fix="python -m worker migrate",
     ),
     "the database is newer than the worker": Fault(
         plant="insert into public.video_job_migrations (name) values ('9999_later')",
         check="supabase.migrations",
-        says="ahead of this worker by 9999_later",
-        mend="Deploy the worker's version",
+        says="newer than this worker: it has 9999_later",
+        fix="Deploy the worker version",
         level="warn",
         undo="delete from public.video_job_migrations where name = '9999_later'",
     ),
     "nothing can be inspected": Fault(
         plant="drop function public.inspect_video_jobs_v1()",
         check="supabase.reachable",
-        says="The migrations are missing, or older than this worker",
-        mend="python -m worker migrate",
+        says="The migrations were not applied, or are older than this worker",
+        fix="python -m worker migrate",
     ),
     "the inspection is not permitted": Fault(
         plant="revoke execute on function public.inspect_video_jobs_v1() from service_role",
         check="supabase.reachable",
         says="permission denied for function inspect_video_jobs_v1",
-        mend=AGAIN,
+        fix=AGAIN,
     ),
     "no migration has ever run": Fault(
         plant="drop table public.video_job_migrations",
         check="supabase.reachable",
-        says="The migrations are missing",
-        mend="python -m worker migrate",
+        says="The migrations were not applied",
+        fix="python -m worker migrate",
     ),
 }
 CATALOGS = (
@@ -241,74 +241,76 @@ CATALOGS = (
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_the_fault_is_found_and_its_advice_mends_it(stand: Stand, name: str) -> None:
+async def test_the_fault_is_found_and_its_advice_repairs_it(backend: Backend, name: str) -> None:
     fault = FAULTS[name]
-    only = [one for one in CATALOGS if not one.startswith("supabase.r")]
+    only = [prefix for prefix in CATALOGS if not prefix.startswith("supabase.r")]
     only += ["supabase.reachable", "supabase.rls", "supabase.replica_identity"]
-    stand.sql(fault.plant)
+    backend.sql(fault.plant)
     try:
-        found = await stand.examine(*only)
-        one = found[fault.check]
-        assert one.level == fault.level
-        assert fault.says in one.message
-        assert fault.mend in one.mend
-        # Where the sentence holds SQL, that SQL is enough; else `migrate --again` is.
-        statements = re.findall(r"(?:in the SQL editor|and run): (.*;)", one.mend)
-        if statements and "revoke execute" not in one.mend:
-            stand.sql(statements[0])
-            assert fault.check not in levels(await stand.examine(*only))
+        found = await backend.examine(*only)
+        result = found[fault.check]
+        assert result.level == fault.level
+        assert fault.says in result.message
+        assert fault.fix in result.fix
+        # If the advice contains SQL, that SQL is enough; otherwise `migrate --again` is.
+        statements = re.findall(r"(?:in the SQL editor|and run): (.*;)", result.fix)
+        if statements and "revoke execute" not in result.fix:
+            backend.sql(statements[0])
+            assert fault.check not in levels(await backend.examine(*only))
     finally:
         if fault.undo:
-            stand.sql(fault.undo)
-        apply(stand.env["DATABASE_URL"], again=True)
-    assert levels(await stand.examine(*only)) == {}
+            backend.sql(fault.undo)
+        apply(backend.env["DATABASE_URL"], again=True)
+    assert levels(await backend.examine(*only)) == {}
 
 
-async def test_an_insert_that_is_not_published_is_not_heard_of(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+async def test_an_insert_that_is_not_published_is_reported(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.doctor.bell.HEARD_SECONDS", 1.0)
-    stand.sql("alter publication supabase_realtime set (publish = 'update')")
+    monkeypatch.setattr("worker.doctor.realtime.HEARD_SECONDS", 1.0)
+    backend.sql("alter publication supabase_realtime set (publish = 'update')")
     try:
-        one = (await stand.examine("supabase.realtime"))["supabase.realtime"]
+        result = (await backend.examine("supabase.realtime"))["supabase.realtime"]
     finally:
-        stand.sql(
+        backend.sql(
             "alter publication supabase_realtime set (publish = 'insert, update, delete, truncate')"
         )
-    assert one.level == "fail"
-    assert "an insert was not heard of" in one.message
-    assert "Mend supabase.publication" in one.mend
-    assert (await stand.examine("supabase.realtime"))["supabase.realtime"].level == "ok"
+    assert result.level == "fail"
+    assert "no event of an insert arrived" in result.message
+    assert "Fix supabase.publication" in result.fix
+    assert (await backend.examine("supabase.realtime"))["supabase.realtime"].level == "ok"
 
 
-async def test_an_insert_that_is_refused_is_told_in_the_databases_words(stand: Stand) -> None:
-    stand.sql("alter table public.video_jobs add constraint odd check (priority > 0) not valid")
+async def test_a_refused_insert_is_reported_with_the_databases_message(backend: Backend) -> None:
+    backend.sql("alter table public.video_jobs add constraint odd check (priority > 0) not valid")
     try:
-        one = (await stand.examine("supabase.realtime"))["supabase.realtime"]
+        result = (await backend.examine("supabase.realtime"))["supabase.realtime"]
     finally:
-        stand.sql("alter table public.video_jobs drop constraint odd")
-    assert one.level == "fail"
-    assert 'violates check constraint "odd"' in one.message
+        backend.sql("alter table public.video_jobs drop constraint odd")
+    assert result.level == "fail"
+    assert 'violates check constraint "odd"' in result.message
 
 
-async def test_the_test_row_is_never_rendered_and_does_not_stay(stand: Stand) -> None:
-    assert (await stand.examine("supabase.realtime"))["supabase.realtime"].level == "ok"
-    assert stand.sql("select id from public.video_jobs") == []
-    events = stand.sql("select event, status from public.video_job_events order by id desc limit 2")
-    assert [(one["event"], one["status"]) for one in reversed(events)] == [
+async def test_the_test_row_is_never_rendered_and_does_not_stay(backend: Backend) -> None:
+    assert (await backend.examine("supabase.realtime"))["supabase.realtime"].level == "ok"
+    assert backend.sql("select id from public.video_jobs") == []
+    events = backend.sql(
+        "select event, status from public.video_job_events order by id desc limit 2"
+    )
+    assert [(event["event"], event["status"]) for event in reversed(events)] == [
         ("inserted", "cancelled"),
         ("deleted", "cancelled"),
     ]
 
 
-async def test_checks_that_need_the_catalogs_point_at_the_one_cause(stand: Stand) -> None:
-    stand.sql("drop function public.inspect_video_jobs_v1()")
+async def test_checks_that_need_the_catalogs_point_at_the_same_cause(backend: Backend) -> None:
+    backend.sql("drop function public.inspect_video_jobs_v1()")
     try:
-        found = await stand.examine(*CATALOGS)
+        found = await backend.examine(*CATALOGS)
     finally:
-        apply(stand.env["DATABASE_URL"], again=True)
-    others = {name: one for name, one in found.items() if name.startswith("supabase.")}
+        apply(backend.env["DATABASE_URL"], again=True)
+    others = {name: result for name, result in found.items() if name.startswith("supabase.")}
     del others["supabase.reachable"], others["supabase.realtime"]
-    assert {(one.level, one.mend) for one in others.values()} == {
-        ("warn", "Mend supabase.reachable first.")
+    assert {(result.level, result.fix) for result in others.values()} == {
+        ("warn", "Fix supabase.reachable first.")
     }

@@ -1,4 +1,4 @@
-"""The probe run of `doctor` renders a small video for real and looks at it."""
+"""The probe run of `doctor` renders a small video and checks it."""
 
 import asyncio
 import re
@@ -11,11 +11,11 @@ import pytest_asyncio
 
 from devstack.postgres import Postgres
 from devstack.stack import Stack
-from tests.commands.stand import Stand, standing
+from tests.commands.backend import Backend, running_backend
 from worker.doctor.context import Context
 from worker.doctor.probe import ProbeOptions, probe
 from worker.doctor.result import Result
-from worker.settings import load_what_is_right
+from worker.settings import load_valid_settings
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("doctor_probe")]
 
@@ -42,23 +42,23 @@ def environment(stack: Stack) -> dict[str, str]:
     }
 
 
-async def probed(env: dict[str, str], said: list[str], **options: Any) -> Result:
-    settings, problems = load_what_is_right(env)
+async def probed(env: dict[str, str], messages: list[str], **options: Any) -> Result:
+    settings, problems = load_valid_settings(env)
     async with httpx.AsyncClient(trust_env=False) as http:
         context = Context(settings=settings, problems=problems, http=http)
-        return await probe(context, ProbeOptions(**({"look": 0.1} | options)), said.append)
+        return await probe(context, ProbeOptions(**({"poll": 0.1} | options)), messages.append)
 
 
 @pytest.mark.timeout(180)
-async def test_a_video_of_81_frames_comes_and_nothing_stays_behind(stack: Stack) -> None:
-    said: list[str] = []
-    one = await probed(environment(stack), said)
-    assert one.level == "ok", one
+async def test_an_81_frame_video_is_received_and_nothing_stays_behind(stack: Stack) -> None:
+    messages: list[str] = []
+    result = await probed(environment(stack), messages)
+    assert result.level == "ok", result
     assert re.match(
-        r"A video of 81 frames came. It waited \d+ s and took \d+ s of a GPU, \$0\.\d{3}\.",
-        one.message,
+        r"Received an 81-frame video. It waited \d+ s and used \d+ GPU seconds \(\$0\.\d{3}\)\.",
+        result.message,
     )
-    assert said[0].startswith("submitted as ")
+    assert messages[0].startswith("submitted as ")
     assert stack.runpod is not None
     sent = stack.runpod.runs[-1].request.input
     assert (sent["width"], sent["height"]) == (832, 480)
@@ -72,87 +72,95 @@ async def test_a_video_of_81_frames_comes_and_nothing_stays_behind(stack: Stack)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stand(
+async def backend(
     postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stand]:
-    """An endpoint that does what it is told, without rendering."""
-    async with standing(postgres, tmp_path_factory.mktemp("stand")) as part:
+) -> AsyncIterator[Backend]:
+    """An endpoint that the tests control, without rendering."""
+    async with running_backend(postgres, tmp_path_factory.mktemp("backend")) as part:
         yield part
 
 
-async def options(stand: Stand, **values: object) -> None:
+async def options(backend: Backend, **values: object) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
-        answer = await http.put(f"{stand.runpod.url}/_control/options", json=values)
+        answer = await http.put(f"{backend.runpod.url}/_control/options", json=values)
         assert answer.status_code == 200, answer.text
 
 
-async def test_a_run_that_fails_is_explained(stand: Stand) -> None:
-    await options(stand, fail_text="CUDA out of memory", fail_probability=1.0)
+async def test_a_run_that_fails_is_explained(backend: Backend) -> None:
+    await options(backend, fail_text="CUDA out of memory", fail_probability=1.0)
     try:
-        one = await probed(stand.env, [])
+        result = await probed(backend.env, [])
     finally:
-        await options(stand, fail_text=None)
-    assert one.level == "fail"
-    assert "memory" in one.message
-    assert one.mend
+        await options(backend, fail_text=None)
+    assert result.level == "fail"
+    assert "memory" in result.message
+    assert result.fix
 
 
-async def test_a_video_that_cannot_be_loaded_is_told(stand: Stand) -> None:
-    one = await probed(stand.env, [])
-    assert (one.level, "The video cannot be loaded (HTTP 404)" in one.message) == ("fail", True)
+async def test_a_video_that_cannot_be_downloaded_is_reported(backend: Backend) -> None:
+    result = await probed(backend.env, [])
+    assert (result.level, "The video cannot be downloaded (HTTP 404)" in result.message) == (
+        "fail",
+        True,
+    )
 
 
-async def test_a_run_without_end_is_cancelled(stand: Stand) -> None:
-    await options(stand, no_workers=True)
+async def test_a_run_without_end_is_cancelled(backend: Backend) -> None:
+    await options(backend, no_workers=True)
     try:
-        one = await probed(stand.env, [], patience=1.0)
+        result = await probed(backend.env, [], patience=1.0)
     finally:
-        await options(stand, no_workers=False)
-    assert (one.level, "did not end in time and was cancelled" in one.message) == ("fail", True)
-    assert stand.runpod.runs[-1].state.value == "CANCELLED"
+        await options(backend, no_workers=False)
+    assert (result.level, "did not end in time and was cancelled" in result.message) == (
+        "fail",
+        True,
+    )
+    assert backend.runpod.runs[-1].state.value == "CANCELLED"
 
 
-async def test_an_interrupted_probe_leaves_no_run_behind(stand: Stand) -> None:
-    await options(stand, no_workers=True)
-    said: list[str] = []
+async def test_an_interrupted_probe_leaves_no_run_behind(backend: Backend) -> None:
+    await options(backend, no_workers=True)
+    messages: list[str] = []
     try:
-        task = asyncio.ensure_future(probed(stand.env, said))
-        while not said:
+        task = asyncio.ensure_future(probed(backend.env, messages))
+        while not messages:
             await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
     finally:
-        await options(stand, no_workers=False)
-    assert stand.runpod.runs[-1].state.value == "CANCELLED"
+        await options(backend, no_workers=False)
+    assert backend.runpod.runs[-1].state.value == "CANCELLED"
 
 
-async def test_without_a_bucket_addresses_are_asked_for(stand: Stand) -> None:
-    before = len(stand.runpod.runs)
-    one = await probed({**stand.env, "INPUT_BUCKETS": ""}, [])
-    assert (one.level, "give --image and --audio" in one.message) == ("fail", True)
-    assert len(stand.runpod.runs) == before
+async def test_without_a_bucket_urls_are_required(backend: Backend) -> None:
+    before = len(backend.runpod.runs)
+    result = await probed({**backend.env, "INPUT_BUCKETS": ""}, [])
+    assert (result.level, "give --image and --audio" in result.message) == ("fail", True)
+    assert len(backend.runpod.runs) == before
 
 
-async def test_media_that_cannot_be_used_cost_no_run(stand: Stand) -> None:
-    before = len(stand.runpod.runs)
-    one = await probed(stand.env, [], image="https://127.0.0.1/i.png", audio="https://127.0.0.1/a")
-    assert one.level == "fail"
-    assert len(stand.runpod.runs) == before
+async def test_media_that_cannot_be_used_cost_no_run(backend: Backend) -> None:
+    before = len(backend.runpod.runs)
+    result = await probed(
+        backend.env, [], image="https://127.0.0.1/i.png", audio="https://127.0.0.1/a"
+    )
+    assert result.level == "fail"
+    assert len(backend.runpod.runs) == before
 
 
-async def test_a_refused_submission_is_told(stand: Stand) -> None:
-    one = await probed({**stand.env, "RUNPOD_API_KEY": "rpa_wrong"}, [])
-    assert (one.level, "refuses the API key" in one.message) == ("fail", True)
+async def test_a_refused_submission_is_reported(backend: Backend) -> None:
+    result = await probed({**backend.env, "RUNPOD_API_KEY": "rpa_wrong"}, [])
+    assert (result.level, "refuses the API key" in result.message) == ("fail", True)
 
 
-async def test_an_unknown_outcome_warns_of_a_second_bill(stand: Stand) -> None:
-    rule = stand.runpod.faults.add(
+async def test_an_unknown_outcome_warns_of_a_second_bill(backend: Backend) -> None:
+    rule = backend.runpod.faults.add(
         {"path": "/run$", "method": "POST", "action": "status", "status": 502, "when": "after"}
     )
     try:
-        one = await probed(stand.env, [])
+        result = await probed(backend.env, [])
     finally:
-        stand.runpod.faults.remove(rule.id)
-    assert (one.level, "may have been accepted" in one.message) == ("fail", True)
-    assert "console before you try again" in one.mend
+        backend.runpod.faults.remove(rule.id)
+    assert (result.level, "may have been accepted" in result.message) == ("fail", True)
+    assert "console before you try again" in result.fix

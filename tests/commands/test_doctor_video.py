@@ -1,4 +1,4 @@
-"""A rendered video is counted frame by frame before it is believed."""
+"""The frames of a rendered video are counted."""
 
 import io
 from fractions import Fraction
@@ -11,7 +11,7 @@ from worker.doctor.video import judge_video
 
 
 def film(frames: int, width: int = 64, height: int = 48, *, sound: bool = True) -> io.BytesIO:
-    """A little MP4."""
+    """Return a small MP4."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:
         video = out.add_stream("mpeg4", rate=25)
@@ -38,15 +38,15 @@ def film(frames: int, width: int = 64, height: int = 48, *, sound: bool = True) 
         (film(5), None),
         (film(4), "The video has 4 frames instead of 5."),
         (film(5, 32, 48), "The video has 32x48 pixels instead of 64x48."),
-        (film(5, sound=False), "The video has no sound."),
-        (io.BytesIO(b"<html>not found</html>"), "no video that can be decoded"),
-        (io.BytesIO(), "no video that can be decoded"),
+        (film(5, sound=False), "The video has no audio stream."),
+        (io.BytesIO(b"<html>not found</html>"), "cannot be decoded as a video"),
+        (io.BytesIO(), "cannot be decoded as a video"),
     ],
 )
-def test_the_video_must_be_what_was_ordered(file: io.BytesIO, says: str | None) -> None:
+def test_the_video_must_be_as_requested(file: io.BytesIO, says: str | None) -> None:
     problem = judge_video(file, 5, 64, 48)
     assert problem == says if says is None else says in str(problem)
 
 
-def test_the_price_asked_about_is_that_of_one_small_window() -> None:
+def test_the_expected_cost_is_that_of_one_small_window() -> None:
     assert expected_gpu_seconds(156) == pytest.approx(67.6)

@@ -1,4 +1,4 @@
-"""`migrate`, and the same files by psql: any of them, in any mix, as often as wanted."""
+"""`migrate`, and the same files with psql: in any combination, any number of times."""
 
 import subprocess
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def empty(postgres: Postgres, new_database: Callable[[str], Database]) -> Databa
 
 @pytest.fixture
 def by_migrate(empty: Database, new_database: Callable[[str], Database]) -> str:
-    """What `migrate` alone makes of a new project."""
+    """The schema that `migrate` alone creates in a new project."""
     database = new_database("without_tables")
     apply(database.url)
     return dump(database.url)
@@ -48,7 +48,7 @@ def run(*arguments: str) -> Any:
 
 
 def psql(url: str, *paths: Path) -> subprocess.CompletedProcess[str]:
-    """As somebody types it, without ON_ERROR_STOP."""
+    """Run psql as a person does, without ON_ERROR_STOP."""
     files = [word for path in paths for word in ("-f", str(path))]
     command = [str(find_binaries() / "psql"), "-X", "-q", url, *files]
     quiet = {"PGOPTIONS": "-c client_min_messages=warning"}
@@ -85,7 +85,7 @@ def test_psql_and_migrate_can_be_mixed(empty: Database, by_migrate: str) -> None
     assert dump(empty.url) == by_migrate
 
 
-def test_a_file_out_of_its_turn_is_refused(empty: Database) -> None:
+def test_a_file_applied_too_early_is_refused(empty: Database) -> None:
     for path in migrations()[1:]:
         with pytest.raises((psycopg.errors.UndefinedTable, psycopg.errors.RaiseException)):
             empty.connection.execute(path.read_bytes())
@@ -93,10 +93,10 @@ def test_a_file_out_of_its_turn_is_refused(empty: Database) -> None:
 
 
 @pytest.mark.parametrize("table", ["video_jobs", "video_job_attempts", "video_job_events"])
-def test_somebody_elses_table_stops_it_with_a_sentence_and_stays_as_it_is(
+def test_a_foreign_table_stops_it_with_a_sentence_and_is_unchanged(
     empty: Database, table: str
 ) -> None:
-    """By psql too, which goes on after an error unless it is told not to."""
+    """With psql too, which continues after an error by default."""
     empty.sql(f"create table public.{table} (id integer primary key, image_url text)")
     empty.sql(f"grant select on public.{table} to anon")
     before = dump(empty.url)
@@ -141,16 +141,16 @@ def test_a_database_that_cannot_be_reached_is_a_sentence(monkeypatch: pytest.Mon
     assert "Traceback" not in done.stderr
 
 
-def test_an_address_that_is_none_is_refused_and_not_repeated(
+def test_an_invalid_connection_string_is_refused_and_not_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It holds a password, and deployments log what is printed."""
-    for url in ("postgres//u:geheim@h/d", "geheim", "postgresql://u:geheim@[h/d"):
+    """It contains a password, and deployments log the output."""
+    for url in ("postgres//u:hidden@h/d", "hidden", "postgresql://u:hidden@[h/d"):
         monkeypatch.setenv("DATABASE_URL", url)
         done = run()
         assert (done.exit_code, done.stdout) == (2, "")
-        assert done.stderr.startswith("DATABASE_URL is no connection string")
-        assert "geheim" not in done.stderr
+        assert done.stderr.startswith("DATABASE_URL is invalid; expected postgresql://")
+        assert "hidden" not in done.stderr
 
 
 def test_a_role_that_does_not_own_the_publication_is_told_what_to_do(empty: Database) -> None:
@@ -162,7 +162,7 @@ def test_a_role_that_does_not_own_the_publication_is_told_what_to_do(empty: Data
 
 
 def test_a_bypassing_role_is_not_needed(empty: Database) -> None:
-    """What an older project's `postgres` may lack; owner's rights are enough for every guard."""
+    """In older projects `postgres` may lack bypassrls; the rights of the owner are enough."""
     with empty.connect(superuser=True) as admin:
         admin.execute("create role plain_owner login createrole")
         try:

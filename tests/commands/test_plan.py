@@ -1,4 +1,4 @@
-"""`frames`, `plan` and `request` need no account and answer exactly."""
+"""`frames`, `plan` and `request` need no account and are exact."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def test_frames_of_21_seconds(run: Run) -> None:
     [("37.8", 945), ("37.80", 945), ("378e-1", 945), ("37.799999999999999999", 873), ("3.24", 81)],
 )
 def test_seconds_are_read_as_exact_decimals(run: Run, seconds: str, frames: int) -> None:
-    """A float would lose 945."""
+    """A float would give 873 instead of 945."""
     assert run("frames", seconds, "--json").json["frames"] == frames
 
 
@@ -49,7 +49,7 @@ def test_seconds_are_read_as_exact_decimals(run: Run, seconds: str, frames: int)
      ("1e99", "audio_too_long")],
 )  # fmt: skip
 def test_a_refusal_is_json_and_exits_2(run: Run, seconds: str, code: str) -> None:
-    """With the code that a row would get."""
+    """The code is the one that a row would get."""
     answer = run("frames", seconds, "--json")
     assert answer.code == 2
     assert answer.json["error_code"] == code
@@ -62,7 +62,7 @@ def test_a_refusal_is_json_and_exits_2(run: Run, seconds: str, code: str) -> Non
 @pytest.mark.parametrize(
     "seconds", ["", "abc", "nan", "inf", "1e999", "1_0", "٣", "1" * 200, "21s"]
 )
-def test_what_is_no_number_is_wrong_usage(run: Run, seconds: str) -> None:
+def test_text_that_is_not_a_number_is_wrong_usage(run: Run, seconds: str) -> None:
     """It never reaches the arithmetic."""
     answer = run("frames", seconds, "--json")
     assert (answer.code, answer.out) == (2, "")
@@ -74,8 +74,8 @@ def test_frames_for_people(run: Run) -> None:
     assert "513 frames (20.52 s)" in run("frames", "21").out
 
 
-def test_the_operators_settings_shape_the_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same that shape the worker's plans; keys and addresses are not asked for."""
+def test_the_operators_settings_are_used(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans use the worker's settings; keys and URLs are not needed."""
     monkeypatch.setenv("FRAME_ALIGNMENT", "template")
     monkeypatch.setenv("RUNPOD_ENDPOINT_URL", "nonsense")
     assert run("frames", "21", "--json").json["frames"] == 473
@@ -86,7 +86,7 @@ def test_the_operators_settings_shape_the_answer(run: Run, monkeypatch: pytest.M
 
 
 def test_a_plan_for_files(run: Run, speech: Path, landscape: Path) -> None:
-    """Decoded, not believed."""
+    """The files are decoded."""
     answer = run("plan", str(speech), "--image", str(landscape), "--quality", "fullhd", "--json")
     assert answer.code == 0
     plan = answer.json
@@ -128,13 +128,13 @@ def test_a_plan_without_a_price_says_what_to_set_and_no_line_is_wrapped_or_padde
     assert [line for line in out.splitlines() if len(line) > 80 and line.startswith("warning  ")]
 
 
-def test_a_file_that_is_not_there_is_told_in_plain_words(run: Run, tmp_path: Path) -> None:
-    for given, said in (("no.mp3", "no.mp3: no such file."), (str(tmp_path), "is a folder"),
+def test_a_missing_file_is_reported_in_plain_words(run: Run, tmp_path: Path) -> None:
+    for given, message in (("no.mp3", "no.mp3: no such file."), (str(tmp_path), "is a folder"),
                         ("ftp://e.com/a.mp3", "neither a file nor an https://")):  # fmt: skip
         answer = run("plan", given)
         assert (answer.code, answer.out) == (2, "")
         assert answer.err.startswith("no_such_file: ")
-        assert said in answer.err
+        assert message in answer.err
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,13 @@ def test_a_file_that_is_not_there_is_told_in_plain_words(run: Run, tmp_path: Pat
         (["--image", "nowhere.png"], "no_such_file"),
     ],
 )
-def test_a_plan_that_cannot_be_is_refused(
-    run: Run, speech: Path, options: list[str], code: str
-) -> None:
-    """As the row would be."""
+def test_an_invalid_plan_is_refused(run: Run, speech: Path, options: list[str], code: str) -> None:
+    """As the row would be refused."""
     answer = run("plan", str(speech), *options, "--json")
     assert (answer.code, answer.json["error_code"]) == (2, code)
 
 
-def test_a_file_that_is_no_audio_is_refused(run: Run, landscape: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_audio_is_refused(run: Run, landscape: Path, tmp_path: Path) -> None:
     """A picture, an empty file, nothing at all, a folder."""
     empty = tmp_path / "empty.mp3"
     empty.touch()
@@ -170,21 +168,21 @@ def test_a_file_that_is_no_audio_is_refused(run: Run, landscape: Path, tmp_path:
 def test_a_file_beyond_the_limit_is_refused(
     run: Run, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same limit that uploads have."""
+    """The limit is the same as for uploads."""
     monkeypatch.setenv("MAX_AUDIO_BYTES", str(speech.stat().st_size))
     assert run("plan", str(speech), "--json").json["error_code"] == "audio_too_large"
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.mp3", "storage://inputs/a.mp3"])
-def test_addresses_that_a_row_may_not_name_are_refused_here_too(run: Run, url: str) -> None:
-    """The command fetches no more than the worker would."""
+def test_urls_that_a_row_may_not_use_are_refused_here_too(run: Run, url: str) -> None:
+    """The command fetches only what the worker would."""
     answer = run("plan", url, "--json")
     assert (answer.code, answer.json["error_code"]) == (2, "input_forbidden")
 
 
 @pytest.fixture
 def served(speech: Path, landscape: Path) -> Iterator[str]:
-    """The base address of a server that has the speech and the picture."""
+    """The base URL of a server that has the speech and the picture."""
     files = {"/speech": speech.read_bytes(), "/picture": landscape.read_bytes()}
 
     class Files(BaseHTTPRequestHandler):
@@ -206,13 +204,13 @@ def served(speech: Path, landscape: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_a_plan_for_addresses(run: Run, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetched as the worker would, and the same answer as for files."""
+def test_a_plan_for_urls(run: Run, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetched as the worker does, with the same result as for files."""
     monkeypatch.setenv("INPUT_ALLOW_PRIVATE_HOSTS", served.removeprefix("http://"))
     answer = run("plan", f"{served}/speech", "--image", f"{served}/picture", "--json")
     assert (answer.code, answer.json["frames"], answer.json["render_width"]) == (0, 153, 1280)
-    away = run("plan", f"{served}/away", "--json")
-    assert (away.code, away.json["error_code"]) == (1, "audio_unreachable")
+    down = run("plan", f"{served}/down", "--json")
+    assert (down.code, down.json["error_code"]) == (1, "audio_unreachable")
 
 
 def test_the_request_is_the_body_of_run(run: Run) -> None:
@@ -251,9 +249,7 @@ def test_the_request_for_people_is_the_same(run: Run) -> None:
         ((*REQUEST, "9", "--image-url", "face.png"), "image_unreachable"),
     ],
 )  # fmt: skip
-def test_a_request_that_cannot_be_is_refused(
-    run: Run, arguments: tuple[str, ...], code: str
-) -> None:
+def test_an_invalid_request_is_refused(run: Run, arguments: tuple[str, ...], code: str) -> None:
     """Before anything is printed."""
     answer = run(*arguments, "--json")
     assert (answer.code, answer.json["error_code"]) == (2, code)

@@ -1,4 +1,4 @@
-"""`workflow check` runs the guard on any file."""
+"""`workflow check` validates any template file."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def changed(tmp_path: Path) -> Path:
 
 
 def test_the_shipped_template_passes(run: Run) -> None:
-    """And tells its hash and how its windows advance."""
+    """The output has its hash and the advance of its windows."""
     answer = run("workflow", "check", "--json")
     assert answer.code == 0
     assert answer.json["advance"] == 56
@@ -35,11 +35,11 @@ def test_the_shipped_template_passes(run: Run) -> None:
     assert answer.json["problems"] == []
     plain = run("workflow", "check")
     assert plain.code == 0
-    assert "may be used" in plain.out
+    assert "is valid." in plain.out
 
 
-def test_every_problem_is_told(run: Run, changed: Path) -> None:
-    """On exit code 2."""
+def test_every_problem_is_reported(run: Run, changed: Path) -> None:
+    """The exit code is 2."""
     answer = run("workflow", "check", str(changed), "--json")
     assert answer.code == 2
     assert answer.json["error_code"] == "workflow_invalid"
@@ -52,12 +52,12 @@ def test_every_problem_is_told(run: Run, changed: Path) -> None:
 def test_permitted_deviations_pass_and_paths_stay_whole(
     run: Run, changed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the option and from the setting."""
+    """Both from the option and from the setting."""
     monkeypatch.setenv("WORKFLOW_DEVIATIONS", "WanVideoSampler.shift")
     monkeypatch.setenv("WORKFLOW_PATH", str(changed))
     answer = run("workflow", "check", "--allow", "13.motion_frame")
     assert answer.code == 0
-    assert f"{changed} may be used." in answer.out.splitlines()
+    assert f"{changed} is valid." in answer.out.splitlines()
     assert run("workflow", "check", "--allow", "13.motion_frame", "--json").json["advance"] == 72
 
 
@@ -66,10 +66,10 @@ def test_permitted_deviations_pass_and_paths_stay_whole(
     [(None, "cannot be read"), (b"{", "not valid JSON"), (b'{"nodes": [], "links": []}', "Export"),
      (b" " * 5_000_000, "too large")],
 )  # fmt: skip
-def test_files_that_are_no_template_are_refused(
+def test_files_that_are_not_templates_are_refused(
     run: Run, tmp_path: Path, content: bytes | None, message: str
 ) -> None:
-    """Each with what helps."""
+    """Each with a helpful message."""
     path = tmp_path / "template.json"
     if content is not None:
         path.write_bytes(content)
@@ -90,7 +90,7 @@ def test_data_files_are_found_in_the_package_or_in_the_repository(tmp_path: Path
         data_file("no", "file")
 
 
-def test_the_operators_template_comes_before_the_shipped_one() -> None:
-    """WORKFLOW_PATH."""
+def test_the_operators_template_replaces_the_shipped_one() -> None:
+    """By WORKFLOW_PATH."""
     assert workflow_file("/srv/mine.json") == Path("/srv/mine.json")
     assert json.loads(workflow_file().read_text())["13"]

@@ -15,14 +15,14 @@ from websockets.asyncio.client import ClientConnection, connect
 from devstack.postgres import Postgres
 from devstack.stack import Stack
 from devstack.supabase.database import prepare
-from tests.devstack.realtime_phone import Phone
+from tests.devstack.realtime_wire import WireClient
 
 SCHEMA = Path(__file__).with_name("schema")
 TEMPLATE = "gateway_template"
 _numbers = itertools.count(1)
 
 NewClient = Callable[..., Awaitable[AsyncClient]]
-Dial = Callable[..., Awaitable[Phone]]
+ConnectWire = Callable[..., Awaitable[WireClient]]
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def server() -> Iterator[Postgres]:
 
 @pytest.fixture
 async def gateway(server: Postgres, tmp_path: Path) -> AsyncIterator[Stack]:
-    """A gateway on a database of its own."""
+    """A gateway on its own database."""
     name = f"gateway_{next(_numbers)}"
     server.create_database(name, template=TEMPLATE)
     async with Stack(
@@ -94,7 +94,7 @@ async def user(client_of: NewClient, gateway: Stack) -> AsyncClient:
 
 @pytest.fixture
 def sql(gateway: Stack) -> Callable[..., list[tuple[object, ...]]]:
-    """Run one statement as the owner of the tables, like psql; commits at once."""
+    """Run one statement as the owner of the tables, like psql; and commit."""
 
     def run(statement: str, *values: object) -> list[tuple[object, ...]]:
         with psycopg.connect(gateway.database_url, autocommit=True) as connection:
@@ -105,16 +105,16 @@ def sql(gateway: Stack) -> Callable[..., list[tuple[object, ...]]]:
 
 
 @pytest.fixture
-async def dial(gateway: Stack) -> AsyncIterator[Dial]:
+async def connect_wire(gateway: Stack) -> AsyncIterator[ConnectWire]:
     sockets: list[ClientConnection] = []
 
-    async def make(key: str | None = None, version: str = "1.0.0") -> Phone:
+    async def make(key: str | None = None, version: str = "1.0.0") -> WireClient:
         key = gateway.keys.service_role if key is None else key
         address = gateway.url.replace("http", "ws")
         query = f"apikey={key}&vsn={version}"
         socket = await connect(f"{address}/realtime/v1/websocket?{query}", proxy=None)
         sockets.append(socket)
-        return Phone(socket, version)
+        return WireClient(socket, version)
 
     yield make
     for socket in sockets:
@@ -122,5 +122,5 @@ async def dial(gateway: Stack) -> AsyncIterator[Dial]:
 
 
 @pytest.fixture
-async def phone(dial: Dial) -> Phone:
-    return await dial()
+async def wire(connect_wire: ConnectWire) -> WireClient:
+    return await connect_wire()

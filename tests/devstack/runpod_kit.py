@@ -1,4 +1,4 @@
-"""What the tests of the RunPod stand-in share: a client, a place for files and uploads."""
+"""Shared by the tests of the RunPod stand-in: a client, a server for files and uploads."""
 
 import asyncio
 import contextlib
@@ -68,7 +68,7 @@ async def standin(path: Path, *, workers: int = 0, **settings: Any) -> AsyncIter
 
 @dataclass(slots=True)
 class Hub:
-    """An HTTP server that hands out the samples, takes uploads and receives webhooks."""
+    """An HTTP server that serves the samples, accepts uploads and receives webhooks."""
 
     url: str = ""
     uploads: dict[str, bytes] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Hub:
         return Response(status_code=self.answers.pop(0) if self.answers else 200)
 
     async def heard(self, count: int) -> list[tuple[str, bytes]]:
-        """Wait until `count` webhooks have come."""
+        """Wait until `count` webhooks have arrived."""
         async with asyncio.timeout(20):
             while len(self.webhooks) < count:
                 self.rang.clear()

@@ -61,7 +61,7 @@ async def test_no_password_is_stored_as_it_was_typed(visitor, sql):
     assert "correct" not in stored
 
 
-async def test_the_service_makes_users_and_nobody_else_does(service, visitor):
+async def test_only_the_service_creates_users(service, visitor):
     made = await service.auth.admin.create_user({"email": "c@example.com", "password": "longer"})
     assert made.user.email == "c@example.com"
     with pytest.raises(AuthApiError, match="not allowed"):

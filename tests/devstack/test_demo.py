@@ -1,4 +1,4 @@
-"""The demo shows a whole job, refuses what it cannot show and leaves nothing behind."""
+"""The demo shows a whole job, refuses bad files and leaves nothing behind."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.devstack.runpod_kit import SAMPLES
 
 REPOSITORY = Path(__file__).parents[2]
 
-# Adopts every orphan of the demo, and tells after its end which of them still live.
+# Adopts every orphan of the demo, and prints after its end which of them still run.
 GUARD = """
 import ctypes, json, os, pathlib, signal, subprocess, sys, time
 
@@ -51,10 +51,10 @@ print(json.dumps({"code": code, "left": children()}), flush=True)
 
 @contextmanager
 def demo(tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """The demo under its guard, in a directory and with a temporary directory of its own."""
+    """Run the demo under the guard, in its own directory and temporary directory."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    # Where root runs the database as another user, that one must be able to pass.
+    # If root runs the database as another user, that user must be able to enter.
     for folder in (tmp_path, *tmp_path.parents):
         if folder.owner() == scratch.owner() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o011)
@@ -81,7 +81,7 @@ def demo(tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def reach(process: "subprocess.Popen[str]", moment: str) -> None:
-    """Read until the demo says that it is there."""
+    """Read until the demo reaches this moment."""
     assert process.stdout is not None
     lines: list[str] = []
     while not lines or not re.search(moment, lines[-1]):
@@ -90,14 +90,14 @@ def reach(process: "subprocess.Popen[str]", moment: str) -> None:
 
 
 def ending(process: "subprocess.Popen[str]") -> tuple[list[str], dict[str, Any]]:
-    """Everything the demo still prints, and what its guard found after it."""
+    """Return the remaining output of the demo, and the result of the guard."""
     assert process.stdout is not None
     *lines, last = process.stdout.read().splitlines()
     return lines, json.loads(last)
 
 
 @pytest.mark.e2e
-def test_it_ends_with_the_path_of_a_right_video_and_leaves_no_process(tmp_path: Path) -> None:
+def test_it_ends_with_the_path_of_a_valid_video_and_leaves_no_process(tmp_path: Path) -> None:
     with demo(tmp_path) as process:
         lines, end = ending(process)
     assert end == {"code": 0, "left": {}}, "\n".join(lines)
@@ -108,7 +108,7 @@ def test_it_ends_with_the_path_of_a_right_video_and_leaves_no_process(tmp_path: 
     assert any("rendering" in line for line in lines)
     steps = [line.partition(" s  ")[2] for line in lines if re.match(r" *\d+\.\d s  ", line)]
     assert steps
-    assert len(steps) == len(set(steps)), "a step is told twice"
+    assert len(steps) == len(set(steps)), "a step is printed twice"
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -116,13 +116,13 @@ def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture
     screen = Screen()
     screen.step("uploading [me].jpg")
     screen.failure("[me].jpg is not a file.", [])
-    said = capsys.readouterr().out
-    assert "uploading [me].jpg" in said
-    assert "No video: [me].jpg is not a file." in said
+    printed = capsys.readouterr().out
+    assert "uploading [me].jpg" in printed
+    assert "No video: [me].jpg is not a file." in printed
 
 
 @pytest.mark.e2e
-def test_it_tells_why_a_file_cannot_be_used(tmp_path: Path) -> None:
+def test_it_says_why_a_file_cannot_be_used(tmp_path: Path) -> None:
     with demo(tmp_path, "--audio", str(SAMPLES / "README.md")) as process:
         lines, end = ending(process)
     assert end == {"code": 1, "left": {}}
@@ -131,7 +131,7 @@ def test_it_tells_why_a_file_cannot_be_used(tmp_path: Path) -> None:
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_it_refuses_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_it_refuses_a_missing_file(tmp_path: Path) -> None:
     with demo(tmp_path, "--image", "nowhere.png") as process:
         lines, end = ending(process)
     assert end == {"code": 2, "left": {}}
@@ -176,7 +176,7 @@ def test_a_video_is_compared_with_its_row_point_by_point(tmp_path: Path) -> None
     facts = facts_of(tmp_path / "video.mp4")
     row = {"render_width": 480, "render_height": 832, "frames": 81}
     assert differences(facts, row) == []
-    assert differences(facts, {**row, "frames": 82}) == ["frames: wanted 82, got 81"]
+    assert differences(facts, {**row, "frames": 82}) == ["frames: expected 82, got 81"]
 
 
 def test_every_kind_of_difference_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Faults on demand: what a client of a faulty stand-in meets, and what the app behind it sees."""
+"""Faults on request: what the client gets, and what the app behind them sees."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ async def test_a_status_after_the_app_replaces_an_answer_that_was_made(client, a
     assert app.seen == ["/run"]
 
 
-async def test_a_rule_may_look_at_the_query_and_the_method(client, app):
+async def test_a_rule_can_match_the_query_and_the_method(client, app):
     await add(client, method="GET", path=r"\?x=1$", action="status", status=418)
     assert (await client.get("/run?x=1")).status_code == 418
     assert (await client.get("/run?x=2")).status_code == 200
@@ -83,7 +83,7 @@ async def test_a_rule_may_look_at_the_query_and_the_method(client, app):
 
 
 @pytest.mark.parametrize(("when", "seen"), [("before", []), ("after", ["/run"])])
-async def test_drop_hangs_up_without_an_answer(client, app, when, seen):
+async def test_drop_cuts_the_connection_without_an_answer(client, app, when, seen):
     await add(client, path="/run", action="drop", when=when, times=1)
     with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
         await client.post("/run")
@@ -105,7 +105,7 @@ async def test_hold_waits_until_it_is_released(client, app, when, seen):
     assert app.seen == ["/run"]
 
 
-async def test_removing_a_rule_lets_its_requests_go(client, app):
+async def test_removing_a_rule_releases_its_requests(client, app):
     rule = await add(client, path="/run", action="hold")
     held = asyncio.ensure_future(client.get("/run"))
     await client.get(f"/_control/rules/{rule}/hit")
@@ -129,7 +129,7 @@ async def test_a_probability_is_drawn_from_a_seed(client, app):
     assert set(first) == {200, 503}
 
 
-async def test_waiting_for_a_rule_that_nothing_meets_ends_with_408(client, app):
+async def test_waiting_for_a_rule_that_matches_nothing_ends_with_408(client, app):
     rule = await add(client, path="/never", action="drop")
     assert (await client.get(f"/_control/rules/{rule}/hit?timeout=0.05")).status_code == 408
     assert (await client.get("/_control/rules")).json()[0]["hits"] == 0
@@ -144,7 +144,7 @@ async def test_waiting_for_a_rule_that_nothing_meets_ends_with_408(client, app):
         {"action": "drop", "when": "never"},
     ],
 )
-async def test_a_rule_that_makes_no_sense_is_refused(client, app, rule):
+async def test_an_invalid_rule_is_refused(client, app, rule):
     answer = await client.post("/_control/rules", json=rule)
     assert answer.status_code == 400
     assert answer.json()["error"]

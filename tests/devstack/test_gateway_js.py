@@ -13,7 +13,7 @@ NODE = "20 or newer with npm"
 
 
 def node_is_missing() -> str | None:
-    """Why node cannot be used here, in words for the report."""
+    """Return why node cannot be used here, for the report."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return f"not run: node {NODE} is not installed, so supabase-js was not tried"
     shown = subprocess.run(["node", "--version"], capture_output=True, text=True, check=False)
@@ -24,7 +24,7 @@ def node_is_missing() -> str | None:
 
 
 def install() -> None:
-    """Install what the lock file names, unless that stands there already."""
+    """Install what the lock file names, unless it is already installed."""
     lock, stamp = JS / "package-lock.json", JS / "node_modules" / ".installed"
     if stamp.exists() and stamp.read_text() == lock.read_text():
         return

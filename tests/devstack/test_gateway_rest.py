@@ -6,8 +6,6 @@ import httpx
 import pytest
 from supabase import PostgrestAPIError
 
-NOTE = {"body": "first", "kind": "a"}
-
 
 async def refused(work) -> PostgrestAPIError:
     with pytest.raises(PostgrestAPIError) as error:
@@ -19,7 +17,7 @@ def as_service(gateway) -> dict[str, str]:
     return {"apikey": gateway.keys.service_role}
 
 
-async def test_a_row_comes_back_as_postgres_writes_it(service):
+async def test_a_row_is_returned_as_postgres_formats_it(service):
     row = {"status": "x", "big": 9007199254740993, "tags": ["a", "b c"], "params": {"n": None}}
     answer = await service.table("video_jobs").insert(row).execute()
     (made,) = answer.data
@@ -96,7 +94,7 @@ async def test_odd_names_are_quoted_and_values_never_become_sql(service):
     assert error.code in ("42703", "PGRST100")
 
 
-async def test_update_and_delete_answer_with_the_rows_they_met(service):
+async def test_update_and_delete_answer_with_the_rows_they_changed(service):
     made = (await service.table("video_jobs").insert({"status": "queued"}).execute()).data[0]
     mine = service.table("video_jobs").update({"status": "taken"}).eq("id", made["id"])
     assert [row["status"] for row in (await mine.eq("status", "queued").execute()).data] == [
@@ -146,9 +144,7 @@ async def test_upsert_merges_or_ignores(service):
     assert error.code == "23505"
 
 
-async def test_single_wants_exactly_one_row_and_undoes_a_write_that_met_others(
-    service, gateway, http
-):
+async def test_single_wants_exactly_one_row_and_undoes_a_write_to_others(service, gateway, http):
     await service.table("video_jobs").insert([{"frames": 1}, {"frames": 1}]).execute()
     error = await refused(
         service.table("video_jobs").select("*").eq("frames", 1).single().execute()
@@ -167,7 +163,7 @@ async def test_single_wants_exactly_one_row_and_undoes_a_write_that_met_others(
     assert len((await service.table("video_jobs").select("id").eq("frames", 1).execute()).data) == 2
 
 
-async def test_a_write_that_meets_too_many_rows_is_refused(service):
+async def test_a_write_to_too_many_rows_is_refused(service):
     await service.table("video_jobs").insert([{"frames": 1}, {"frames": 1}]).execute()
     error = await refused(
         service.table("video_jobs").update({"frames": 2}).eq("frames", 1).max_affected(1).execute()
@@ -242,7 +238,7 @@ async def test_an_abandoned_request_does_not_spoil_the_session(gateway, http, se
     assert (await service.rpc("add", {"a": 1}).execute()).data == 11
 
 
-async def test_it_goes_on_after_postgres_was_restarted(server, service):
+async def test_it_works_after_a_restart_of_postgres(server, service):
     await service.table("video_jobs").insert({"status": "before"}).execute()
     await asyncio.to_thread(server.stop)
     answer = await refused(service.rpc("add", {"a": 1}).execute())

@@ -38,7 +38,7 @@ async def test_a_user_sees_only_own_rows_and_the_service_sees_all(user, other, s
     assert await bodies(service) == ["mine", "theirs"]
 
 
-async def test_a_user_cannot_write_in_anothers_name(user, other):
+async def test_a_user_cannot_write_rows_of_another_user(user, other):
     theirs = (await other.auth.get_user()).user.id
     error = await refused(insert(user, body="forged", user_id=theirs))
     assert error.code == "42501"
@@ -62,7 +62,7 @@ async def test_column_grants_hold(user):
     assert (await refused(user.table("notes").insert({"body": "x"}).execute())).code == "42501"
 
 
-async def test_new_tables_are_granted_to_nobody_not_even_the_service(service, gateway, http):
+async def test_new_tables_are_granted_to_no_role_not_even_the_service(service, gateway, http):
     assert (await refused(service.table("hidden").select("*").execute())).code == "42501"
     answer = await http.get(
         f"{gateway.url}/rest/v1/hidden", headers={"apikey": gateway.keys.service_role}

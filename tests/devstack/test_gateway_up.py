@@ -30,7 +30,7 @@ def alive(pid: int) -> bool:
 
 
 class Up:
-    """A running stack with a temporary directory of its own."""
+    """A running stack with its own temporary directory."""
 
     def __init__(self, scratch: Path, *options: str) -> None:
         scratch.mkdir(exist_ok=True)

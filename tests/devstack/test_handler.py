@@ -121,6 +121,6 @@ async def test_the_stand_in_can_ask_for_an_error_text(server: Hub) -> None:
     assert await answer(job) == {"error": "显存不足"}
 
 
-async def test_a_width_that_is_no_number_goes_to_the_sdk_as_an_exception(server: Hub) -> None:
+async def test_a_width_that_is_not_a_number_reaches_the_sdk_as_an_exception(server: Hub) -> None:
     with pytest.raises(ValueError, match="wide"):
         await answer(order(server, width="wide"))

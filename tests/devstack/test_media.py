@@ -1,4 +1,4 @@
-"""The preview video is exactly what the graph asks for."""
+"""The preview video matches the graph."""
 
 import wave
 from fractions import Fraction

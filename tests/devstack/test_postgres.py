@@ -1,4 +1,4 @@
-"""The Postgres launcher: whoever starts it, whatever ends it."""
+"""The Postgres launcher: as any user, with any kind of end."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def one(url: str, query: str) -> object:
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
-    """Whether a process ends in time."""
+    """Return whether a process ends in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         stat = Path(f"/proc/{pid}/stat")
@@ -136,7 +136,9 @@ def test_as_root_without_namespaces_it_starts_below_a_private_directory(tmp_path
 
 
 @needs_root
-def test_as_root_without_either_a_private_directory_is_refused_in_words(tmp_path, monkeypatch):
+def test_as_root_without_either_a_private_directory_is_refused_with_a_sentence(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("devstack.launch.user_namespaces_work", lambda: False)
     monkeypatch.setattr("devstack.launch.privileges_can_be_kept", lambda: False)
     private = tmp_path / "private"

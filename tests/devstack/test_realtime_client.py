@@ -1,4 +1,4 @@
-"""The Realtime part, judged by the unmodified supabase-py client, and the knobs that spoil it."""
+"""The Realtime part, judged by the unmodified supabase-py client, and its faults on request."""
 
 import asyncio
 
@@ -48,19 +48,19 @@ async def ear(service):
     return made
 
 
-async def knobs(gateway, http, **values) -> dict:
+async def set_controls(gateway, http, **values) -> dict:
     answer = await http.put(f"{gateway.control_url}/realtime", json=values)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_a_row_written_by_plain_sql_is_heard(ear, sql):
+async def test_a_row_written_by_plain_sql_gives_an_event(ear, sql):
     sql("insert into public.video_jobs (status) values ('queued')")
     data = await ear.event()
     assert (data["type"], data["record"]["status"]) == ("INSERT", "queued")
 
 
-async def test_the_client_hears_its_own_writes_and_filters_work(service, sql):
+async def test_the_client_gets_events_of_its_own_writes_and_filters_work(service, sql):
     ear = await Ear(service).listen("UPDATE", filter="status=eq.cancelled")
     await ear.hears()
     made = (await service.table("video_jobs").insert({"status": "queued"}).execute()).data[0]
@@ -72,7 +72,7 @@ async def test_the_client_hears_its_own_writes_and_filters_work(service, sql):
     assert ear.events.empty()
 
 
-async def test_a_signed_in_user_hears_own_rows_only(user, service, sql):
+async def test_a_signed_in_user_gets_events_of_own_rows_only(user, service, sql):
     me = (await user.auth.get_user()).user.id
     ear = await Ear(user).listen(table="notes")
     await ear.hears()
@@ -82,24 +82,24 @@ async def test_a_signed_in_user_hears_own_rows_only(user, service, sql):
 
 
 @pytest.mark.parametrize("drop", [True, 1000, 1001, 1012])
-async def test_a_dropped_socket_comes_back_and_misses_what_happened_meanwhile(
+async def test_a_dropped_socket_reconnects_and_misses_the_events_in_between(
     ear, sql, gateway, http, drop
 ):
     ear.ready.clear()
-    await knobs(gateway, http, drop=drop, system_delay=0.3)
+    await set_controls(gateway, http, drop=drop, system_delay=0.3)
     sql("insert into public.video_jobs (status) values ('missed')")
     await ear.hears()
     sql("insert into public.video_jobs (status) values ('heard')")
     assert (await ear.event())["record"]["status"] == "heard"
 
 
-async def test_muted_and_lossy_swallow_events_without_a_word(ear, sql, gateway, http):
-    await knobs(gateway, http, mute=True)
+async def test_muted_and_lossy_lose_events_silently(ear, sql, gateway, http):
+    await set_controls(gateway, http, mute=True)
     sql("insert into public.video_jobs (frames) values (1)")
     async with asyncio.timeout(5):
         while (await http.get(f"{gateway.control_url}/realtime")).json()["lost"] < 1:
             await asyncio.sleep(0.01)
-    await knobs(gateway, http, mute=False, lossy=0.5, seed=3)
+    await set_controls(gateway, http, mute=False, lossy=0.5, seed=3)
     sql("insert into public.video_jobs (frames) select generate_series(2, 101)")
     sql("select 1")
     async with asyncio.timeout(5):
@@ -109,26 +109,26 @@ async def test_muted_and_lossy_swallow_events_without_a_word(ear, sql, gateway, 
     assert 25 < state["lost"] < 75
 
 
-async def test_a_frozen_server_says_nothing_until_it_thaws(ear, sql, gateway, http):
-    await knobs(gateway, http, freeze=True)
+async def test_a_frozen_server_is_silent_until_it_is_released(ear, sql, gateway, http):
+    await set_controls(gateway, http, freeze=True)
     sql("insert into public.video_jobs (status) values ('late')")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await ear.events.get()
-    await knobs(gateway, http, freeze=False)
+    await set_controls(gateway, http, freeze=False)
     assert (await ear.event())["record"]["status"] == "late"
 
 
 async def test_joins_can_be_refused(service, gateway, http):
-    await knobs(gateway, http, refuse_joins="DatabaseLackOfConnections: too many")
+    await set_controls(gateway, http, refuse_joins="DatabaseLackOfConnections: too many")
     ear = await Ear(service).listen()
     await ear.state("CHANNEL_ERROR")
-    await knobs(gateway, http, refuse_joins=None)
+    await set_controls(gateway, http, refuse_joins=None)
     await ear.hears()
 
 
 async def test_rows_between_subscribed_and_the_system_message_are_lost(service, sql, gateway, http):
-    await knobs(gateway, http, system_delay=0.5)
+    await set_controls(gateway, http, system_delay=0.5)
     ear = await Ear(service).listen()
     await ear.state("SUBSCRIBED")
     sql("insert into public.video_jobs (status) values ('too early')")
@@ -138,22 +138,22 @@ async def test_rows_between_subscribed_and_the_system_message_are_lost(service, 
 
 
 async def test_a_system_error_ends_the_clients_channel(ear, gateway, http):
-    await knobs(gateway, http, system_error="Too many messages per second", fatal=True)
+    await set_controls(gateway, http, system_error="Too many messages per second", fatal=True)
     await ear.state("CHANNEL_ERROR")
     await ear.state("CLOSED")
 
 
-async def test_an_unknown_knob_is_refused(gateway, http):
+async def test_an_unknown_control_is_refused(gateway, http):
     for body in ({"explode": True}, {"lossy": "much"}):
         answer = await http.put(f"{gateway.control_url}/realtime", json=body)
         assert answer.status_code == 400
 
 
-async def test_after_a_restart_of_postgres_the_gap_is_lost_in_silence(
+async def test_after_a_restart_of_postgres_the_gap_is_lost_silently(
     ear, sql, gateway, http, server
 ):
     before = gateway.gateway.realtime.feed.connections
-    await knobs(gateway, http, silence_after_restart=0.5)
+    await set_controls(gateway, http, silence_after_restart=0.5)
     await gateway.restart_postgres()
     sql("insert into public.video_jobs (status) values ('lost')")
     async with asyncio.timeout(10):

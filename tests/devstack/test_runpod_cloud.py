@@ -1,4 +1,4 @@
-"""The stand-in's rules for runs, without HTTP and with a clock of the test's own."""
+"""The stand-in's rules for runs, without HTTP and with the test's own clock."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class Clock:
 
 
 class Notes:
-    """A ledger in memory."""
+    """A run log in memory."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -30,11 +30,11 @@ class Notes:
 
 
 class Place:
-    """A cloud with its clock, its ledger and what it told the outside."""
+    """A cloud with its clock, its run log and its callbacks."""
 
     def __init__(self, **options: Any) -> None:
         self.clock, self.notes = Clock(), Notes()
-        self.cloud = Cloud(clock=self.clock, ledger=self.notes, options=Options(**options))
+        self.cloud = Cloud(clock=self.clock, run_log=self.notes, options=Options(**options))
         self.ended: list[Run] = []
         self.stopped: list[str] = []
         self.cloud.on_end = self.ended.append
@@ -92,7 +92,7 @@ def test_execution_timeout_fails_the_run_and_stops_its_worker() -> None:
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_ttl_deletes_a_live_run_wherever_it_stands(started: bool) -> None:
+def test_ttl_deletes_a_live_run_in_any_state(started: bool) -> None:
     place = Place(worker_lost_seconds=1000)
     run = place.submit(policy={"ttl": 10_000})
     if started:
@@ -102,7 +102,7 @@ def test_ttl_deletes_a_live_run_wherever_it_stands(started: bool) -> None:
     assert place.cloud.take("w2") is None
 
 
-def test_a_result_is_kept_for_its_retention_and_the_record_for_ever() -> None:
+def test_a_result_is_kept_for_its_retention_and_the_record_forever() -> None:
     place = Place()
     run = place.submit()
     place.cloud.take("w1")
@@ -239,7 +239,7 @@ def test_without_workers_every_run_waits() -> None:
     assert place.cloud.take("w1") is None
 
 
-def test_the_webhook_is_told_of_ends_alone_and_of_cancels_as_the_option_says() -> None:
+def test_webhooks_are_sent_for_ends_and_for_cancels_if_the_option_says_so() -> None:
     for told in (True, False):
         place = Place(webhook_on_cancel=told)
         run = place.submit(webhook="http://127.0.0.1/hook")
@@ -291,6 +291,6 @@ def test_a_body_that_the_service_refuses_is_refused(body: object) -> None:
 @pytest.mark.parametrize(
     "wanted", [{"nonsense": 1}, {"hang": "yes"}, {"seed": -1}, {"render": "gif"}, {"fail_text": 1}]
 )
-def test_an_option_that_makes_no_sense_is_refused(wanted: dict[str, object]) -> None:
+def test_an_invalid_option_is_refused(wanted: dict[str, object]) -> None:
     with pytest.raises(OptionsInvalid):
         Options().changed(wanted)

@@ -135,7 +135,7 @@ async def test_the_control_list_waits_for_runs_and_shows_what_was_asked(client: 
     assert (await client.control("GET", "/runs?at_least=9&timeout=0.01")).status_code == 408
 
 
-async def test_every_accepted_run_is_in_the_ledger(client: Client, tmp_path: Path) -> None:
+async def test_every_accepted_run_is_in_the_run_log(client: Client, tmp_path: Path) -> None:
     run_id = await client.run()
     await client.reaches(run_id, "COMPLETED")
     lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]

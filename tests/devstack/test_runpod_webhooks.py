@@ -1,4 +1,4 @@
-"""The stand-in's webhooks: what they hold, how often they are tried, how they go wrong."""
+"""The stand-in's webhooks: content, repeats, faults."""
 
 import json
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
 async def tries(client: Client, run_id: str, count: int) -> list[dict[str, Any]]:
     """The tries of a run's webhook, once there are `count`."""
     run = client.standin.cloud.runs[run_id]
-    assert await client.standin.bell.until(lambda: len(run.webhooks) >= count, 20)
+    assert await client.standin.condition.until(lambda: len(run.webhooks) >= count, 20)
     return run.webhooks
 
 
@@ -50,12 +50,12 @@ async def test_it_is_tried_three_times_and_only_200_counts(client: Client, recei
     assert [path for path, _ in receiver.webhooks] == ["/hook/x"] * 3 + ["/hook/y"]
 
 
-async def test_a_receiver_that_is_away_is_noted(client: Client) -> None:
+async def test_an_unreachable_receiver_is_recorded(client: Client) -> None:
     run_id = await client.run(webhook="http://127.0.0.1:1/hook")
     assert [t["answer"] for t in await tries(client, run_id, 3)] == ["ConnectError"] * 3
 
 
-async def test_a_cancelled_run_is_told_of(client: Client, receiver: Hub) -> None:
+async def test_a_cancelled_run_is_reported(client: Client, receiver: Hub) -> None:
     await client.control("PUT", "/options", {"no_workers": True})
     run_id = await client.run(webhook=f"{receiver.url}/hook/x")
     await client.post(f"/cancel/{run_id}")
@@ -63,7 +63,7 @@ async def test_a_cancelled_run_is_told_of(client: Client, receiver: Hub) -> None
     assert json.loads(raw)["status"] == "CANCELLED"
 
 
-async def test_it_can_be_lost_or_come_twice(client: Client, receiver: Hub) -> None:
+async def test_it_can_be_lost_or_sent_twice(client: Client, receiver: Hub) -> None:
     await client.control("PUT", "/options", {"webhook_lost": 1.0})
     lost = await client.run(webhook=f"{receiver.url}/hook/x")
     assert [t["kind"] for t in await tries(client, lost, 1)] == ["lost"]
@@ -72,7 +72,7 @@ async def test_it_can_be_lost_or_come_twice(client: Client, receiver: Hub) -> No
     assert [t["kind"] for t in await tries(client, doubled, 2)] == ["try", "again"]
 
 
-async def test_it_can_come_late(client: Client, receiver: Hub) -> None:
+async def test_it_can_be_late(client: Client, receiver: Hub) -> None:
     options = {"webhook_late": 1.0, "webhook_late_seconds": 0.05}
     await client.control("PUT", "/options", options)
     run_id = await client.run(webhook=f"{receiver.url}/hook/x")

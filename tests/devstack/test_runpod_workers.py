@@ -27,7 +27,7 @@ from devstack.runpod import RunPodStandIn
 async def main():
     standin = RunPodStandIn(data_dir=Path(sys.argv[1]), workers=2)
     await standin.start()
-    while len(standin.cloud.seats) < 2:
+    while len(standin.cloud.slots) < 2:
         await asyncio.sleep(0.05)
     print("ready", flush=True)
     await asyncio.sleep(60)
@@ -76,7 +76,7 @@ async def test_a_run_becomes_a_video_and_reports_its_progress(
             seen.append(run.output)
         return run.state.terminal
 
-    assert await client.standin.bell.until(ended, 30)
+    assert await client.standin.condition.until(ended, 30)
     assert {report["phase"] for report in seen} >= {"loading_models", "generating"}
     assert any(0 < report["progress"] < 100 for report in seen)
     body = (await client.get(f"/status/{run_id}")).json()
@@ -151,7 +151,7 @@ async def test_no_worker_outlives_the_stand_in(tmp_path: Path, how: signal.Signa
 
 
 def _processes_with(worker_id: str) -> list[int]:
-    """Processes whose environment names a worker id that begins so."""
+    """Processes whose environment contains a worker id with this prefix."""
     found = []
     for entry in Path("/proc").iterdir():
         try:

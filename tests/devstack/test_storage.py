@@ -24,7 +24,7 @@ async def inputs(service):
     return service.storage.from_("inputs")
 
 
-async def test_bytes_come_back_as_they_went(inputs):
+async def test_bytes_are_returned_unchanged(inputs):
     answer = await inputs.upload("a/b c.png", PNG, {"content-type": "image/png"})
     assert answer.full_path == "inputs/a/b c.png"
     assert await inputs.download("a/b c.png") == PNG
@@ -44,7 +44,7 @@ async def test_a_second_upload_is_a_duplicate_unless_it_may_replace(inputs, gate
     assert len([path for path in files if path.parent.name == "inputs"]) == 1
 
 
-async def test_what_is_missing_travels_as_http_400(inputs, gateway, http, service):
+async def test_missing_objects_are_answered_with_http_400(inputs, gateway, http, service):
     error = await refused(inputs.download("nothing"))
     assert (error.code, str(error.status)) == ("not_found", "404")
     assert await inputs.exists("nothing") is False
@@ -192,7 +192,7 @@ async def test_limits_of_a_bucket(service):
     await bucket.upload("ok", b"x" * 10, {"content-type": "image/png"})
 
 
-async def test_buckets_are_listed_made_and_deleted_by_the_service_alone(service, anon):
+async def test_buckets_are_listed_made_and_deleted_only_by_the_service(service, anon):
     assert {"inputs", "results", "samples"} <= {
         b.name for b in await service.storage.list_buckets()
     }

@@ -1,4 +1,4 @@
-"""Reads PromQL as far as is needed to see which metrics and labels it names."""
+"""Finds the metrics and labels in a PromQL expression."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_
 
 
 def known() -> dict[str, set[str]]:
-    """Every series that /metrics can show, with its labels."""
+    """Return every series of /metrics, with its labels."""
     found: dict[str, set[str]] = {}
     for value in vars(METRICS).values():
         labels = getattr(value, "_labelnames", None)
@@ -29,7 +29,7 @@ def known() -> dict[str, set[str]]:
 
 
 def problems(expression: str) -> list[str]:
-    """What an expression names that does not exist, and brackets that do not match."""
+    """Return unknown metrics and labels of an expression, and unmatched brackets."""
     series = known()
     wrong = []
     labels: set[str] = {"instance", "version"}
@@ -44,7 +44,9 @@ def problems(expression: str) -> list[str]:
             if label not in series[name]
         ]
     for names in _GROUPED.findall(expression):
-        wrong += [f"nothing has the label {one}" for one in names.split(", ") if one not in labels]
+        wrong += [
+            f"nothing has the label {name}" for name in names.split(", ") if name not in labels
+        ]
     if not _SELECTOR.search(expression):
         wrong.append("it names no metric")
     wrong += [
@@ -56,7 +58,7 @@ def problems(expression: str) -> list[str]:
 
 
 def counters_without_rate(expression: str) -> list[str]:
-    """Counters that are read as they are, though they only ever grow."""
+    """Return counters that are used without rate() or increase()."""
     return [
         found.group(1)
         for found in _SELECTOR.finditer(expression)

@@ -1,4 +1,4 @@
-"""The pages of the documentation, taken apart: headings, links, code blocks, code spans, tables."""
+"""Parses the pages of the documentation: headings, links, code blocks, code spans, tables."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Page:
 
     @property
     def prose(self) -> str:
-        """The text without code blocks and comments."""
+        """Return the text without code blocks and comments."""
         return _COMMENT.sub("", _FENCE.sub("", self.text))
 
     @property
     def anchors(self) -> set[str]:
-        """The fragments that GitHub makes of the headings."""
+        """Return the anchors that GitHub makes of the headings."""
         seen: dict[str, int] = {}
         anchors = set()
         for heading in _HEADING.findall(_FENCE.sub("", self.text)):
@@ -79,20 +79,20 @@ class Page:
         return _SPAN.findall(self.prose)
 
     def section(self, heading: str) -> str:
-        """The text below a heading, up to the next one."""
+        """Return the text below a heading, up to the next one."""
         _, found, rest = self.text.partition(f"\n## {heading}\n")
         assert found, f"{self.name} has no section {heading}"
         return rest.partition("\n## ")[0]
 
     def first_column(self, heading: str) -> list[str]:
-        """The code spans in the first column of a section's tables."""
+        """Return the code spans in the first column of a section's tables."""
         rows = [line for line in self.section(heading).splitlines() if line.startswith("| `")]
         return [span for row in rows for span in _SPAN.findall(row.split(" | ")[0])]
 
 
 @cache
 def pages() -> dict[str, Page]:
-    """Every page, by its path in the repository."""
+    """Return every page, by its path in the repository."""
     files = []
     for name in NAMES:
         path = ROOT / name
@@ -101,10 +101,12 @@ def pages() -> dict[str, Page]:
 
 
 def page(name: str) -> Page:
-    """One page by its path in the repository."""
+    """Return one page by its path in the repository."""
     return pages()[name]
 
 
 def blocks(*languages: str) -> list[Block]:
-    """All code blocks in these languages."""
-    return [one for each in pages().values() for one in each.blocks if one.language in languages]
+    """Return all code blocks in these languages."""
+    return [
+        block for found in pages().values() for block in found.blocks if block.language in languages
+    ]

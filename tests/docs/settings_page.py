@@ -1,4 +1,4 @@
-"""Writes docs/settings.md from worker/settings.py: `make docs`."""
+"""Generates docs/settings.md from worker/settings.py: `make docs`."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from worker.settings import STAND_INS, Settings
+from worker.settings import PLACEHOLDERS, Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 HEAD = """# Settings
 
 Environment variables; nothing else configures the worker.
-This page is written from `worker/settings.py` by `make docs`.
+This page is generated from `worker/settings.py` by `make docs`.
 
-A wrong or missing setting stops the start, with one line for each problem.
-`python -m worker doctor` tells more.
+The worker does not start with an invalid or missing setting; it prints one line for each problem.
+`python -m worker doctor` checks more.
 An empty variable counts as unset. Lists are separated by commas. Durations are in seconds.
-On Fly, keys and secrets are set by `fly secrets set`, everything else in `[env]` of `fly.toml`.
+On Fly, set keys and secrets with `fly secrets set`, everything else in `[env]` of `fly.toml`.
 
 """
 TAIL = """
-`migrate` reads `DATABASE_URL` alone.
+`migrate` reads only `DATABASE_URL`.
 `jobs` and `submit` read `SUPABASE_URL` and `SUPABASE_SERVICE_ROLE_KEY`, `submit` with files also
 `INPUT_BUCKETS`; `frames`, `plan`, `request` and `workflow check` need none of these.
-`RUNPOD_ENDPOINT_ID` and `RUNPOD_ENDPOINT_URL` stand for each other; if both are set, they agree.
+Set `RUNPOD_ENDPOINT_ID` or `RUNPOD_ENDPOINT_URL`; if both are set, they must agree.
 On Fly, `PUBLIC_URL` is `https://$FLY_APP_NAME.fly.dev` unless it is set.
 """
 GROUPS = {
     "Accounts": "supabase_url",
     "The process": "host",
-    "Pace": "sweep_seconds",
+    "Intervals": "sweep_seconds",
     "Limits and deadlines": "max_in_flight",
-    "Audio, frames and pictures": "max_audio_seconds",
-    "Where media come from and go": "input_buckets",
+    "Audio, frames and images": "max_audio_seconds",
+    "Storage and hosts": "input_buckets",
     "Workflow and price": "workflow_path",
     "History": "history_keep_days",
 }
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     starts = {name: heading for heading, name in GROUPS.items()}
     parts: list[str] = []
     for name, field in Settings.model_fields.items():
@@ -54,7 +54,7 @@ def page() -> str:
 
 
 def _default(name: str, field: FieldInfo) -> str:
-    if name.upper() in STAND_INS:
+    if name.upper() in PLACEHOLDERS:
         return "must be set"
     if field.default in ("", (), None):
         return "unset"
@@ -67,13 +67,13 @@ def _default(name: str, field: FieldInfo) -> str:
 def _range(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         choices: tuple[Any, ...] = get_args(field.annotation)
-        return f" One of {', '.join(f'`{one}`' for one in choices)}."
+        return f" One of {', '.join(f'`{choice}`' for choice in choices)}."
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = [
-        f"{words[limit]} {getattr(one, limit)}"
-        for one in field.metadata
+        f"{words[limit]} {getattr(constraint, limit)}"
+        for constraint in field.metadata
         for limit in words
-        if getattr(one, limit, None) is not None
+        if getattr(constraint, limit, None) is not None
     ]
     text = ", ".join(limits)
     return f" {text[0].upper()}{text[1:]}." if text else ""

@@ -1,4 +1,4 @@
-"""docs/alerts.yml names only metrics and labels that exist, and calls people for good reasons."""
+"""docs/alerts.yml uses only existing metrics and labels, and alerts for good reasons."""
 
 import re
 
@@ -32,13 +32,13 @@ def test_the_rule_is_complete(name: str) -> None:
 
 
 def test_what_each_worker_counts_alone_is_added_up() -> None:
-    """Also rows that are taken back: the worker that does so is the only one to count them."""
+    """Also expired leases: only the worker that finds one counts it."""
     for name, rule in RULES.items():
         assert not re.search(r"(?:max|min|avg)\s*\(\s*increase\(", rule["expr"]), name
 
 
-def test_failures_that_users_cause_wake_nobody() -> None:
-    """A new code must be put on its side."""
+def test_failures_that_users_cause_do_not_alert() -> None:
+    """A new error code must be excluded or included here."""
     found = re.search(r'code!~"([^"]*)"', RULES["JobsFail"]["expr"])
     assert found
     excluded = {code for code in CODES if re.fullmatch(found[1], code)}

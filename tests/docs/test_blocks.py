@@ -1,4 +1,4 @@
-"""Every block of the documentation that a page marks as run is run here, as it stands there."""
+"""Runs every block of the documentation that its page marks as run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = re.compile(r"|sql|migrated|stack|exit \d")
 
 
 def _marked(language: str, *kinds: str) -> list[Block]:
-    return [one for one in blocks(language) if one.how in kinds]
+    return [block for block in blocks(language) if block.how in kinds]
 
 
 def _name(block: Block) -> str:
@@ -31,7 +31,7 @@ def _name(block: Block) -> str:
 
 
 def _bash(block: Block, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a block as a person would who sits in the repository with `.venv` active."""
+    """Run a block as a person does in the repository, with `.venv` active."""
     folder = Path(sys.executable).parent
     text = block.text.replace(".venv/bin/python", "python")
     command = ["bash", "-euo", "pipefail", "-c", text]
@@ -48,22 +48,24 @@ def _bash(block: Block, env: Mapping[str, str] | None = None) -> subprocess.Comp
         try:
             out, err = process.communicate(timeout=60)
         except BaseException:
-            # What the block has left in the background goes with it.
+            # Also kill the block's background processes.
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def test_every_mark_is_one_that_is_run() -> None:
-    marked = [one for one in blocks("sh", "sql", "ts", "text", "") if one.how is not None]
+    marked = [block for block in blocks("sh", "sql", "ts", "text", "") if block.how is not None]
     assert marked
-    assert not [one for one in marked if not KINDS.fullmatch(one.how or "")]
-    assert not [one for one in marked if one.language != ("sql" if one.how == "sql" else "sh")]
+    assert not [block for block in marked if not KINDS.fullmatch(block.how or "")]
+    assert not [
+        block for block in marked if block.language != ("sql" if block.how == "sql" else "sh")
+    ]
 
 
 def test_every_line_of_sql_is_run_unless_its_page_says_why_not() -> None:
-    """Left are the blocks that need Supabase's own schema, psql's variables or an id."""
-    left = [one.text for one in blocks("sql") if one.how is None]
+    """Not run: blocks that need Supabase's own schema, psql variables or an id."""
+    left = [block.text for block in blocks("sql") if block.how is None]
     assert all(re.search(r"realtime\.|:'|'…'", text) for text in left)
 
 
@@ -74,8 +76,8 @@ def test_a_block_ends_well(block: Block) -> None:
 
 
 def test_the_readme_shows_what_plan_prints() -> None:
-    (block,) = [one for one in page("README.md").blocks if one.how == ""]
-    (shown,) = [one.text for one in page("README.md").blocks if one.text.startswith("Audio ")]
+    (block,) = [block for block in page("README.md").blocks if block.how == ""]
+    (shown,) = [block.text for block in page("README.md").blocks if block.text.startswith("Audio ")]
     printed = "\n".join(line.rstrip() for line in _bash(block).stdout.splitlines())
     without_seed = re.compile(r"^(Seed +)\d+$", re.MULTILINE)
     assert without_seed.sub(r"\1", printed).startswith(without_seed.sub(r"\1", shown))
@@ -86,7 +88,7 @@ def test_a_block_ends_with_the_exit_code_that_is_named(block: Block) -> None:
     done = _bash(block)
     assert f"exit {done.returncode}" == block.how, done.stderr
     (shown,) = [
-        one.text for one in page(block.page).blocks if one.text.startswith("The worker cannot")
+        block.text for block in page(block.page).blocks if block.text.startswith("Cannot start")
     ]
     assert done.stderr.startswith(shown)
 
@@ -102,7 +104,7 @@ def test_a_block_runs_against_a_migrated_database(database: Database, block: Blo
 def test_a_block_of_sql_runs_for_a_failed_job(
     new_database: Callable[[str], Database], block: Block
 ) -> None:
-    """On a database of its own, since some change tables; the second insert shows no harm."""
+    """Each on its own database, since some change tables; a later insert must still work."""
     database = new_database(TEMPLATE)
     job_id = database.insert()["id"]
     with database.connection.transaction():
@@ -135,7 +137,7 @@ def test_the_stack_by_hand_makes_a_video(block: Block) -> None:
 async def test_the_typescript_of_the_readme_makes_cancels_and_retries_videos(
     tmp_path: Path,
 ) -> None:
-    """With the types taken off, since not every node reads them; all else is as it stands there."""
+    """Run without the types, which not every node can read, and otherwise unchanged."""
     if shutil.which("node") is None or not (JS / "node_modules" / "@supabase").exists():
         pytest.skip("not run: node or tests/js/node_modules is missing")
     (block,) = blocks("ts")

@@ -14,8 +14,10 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]
 
 
 def test_every_panel_names_only_what_exists() -> None:
-    assert {one: wrong for one in EXPRESSIONS if (wrong := problems(one))} == {}
-    assert [name for one in EXPRESSIONS for name in counters_without_rate(one)] == []
+    assert {
+        expression: wrong for expression in EXPRESSIONS if (wrong := problems(expression))
+    } == {}
+    assert [name for expression in EXPRESSIONS for name in counters_without_rate(expression)] == []
 
 
 def test_every_metric_of_ours_is_shown() -> None:
@@ -29,10 +31,14 @@ def test_every_metric_of_ours_is_shown() -> None:
 
 
 def test_what_each_worker_counts_alone_is_added_up() -> None:
-    assert [one for one in EXPRESSIONS if re.search(r"(?:max|min|avg)\s*\(\s*increase", one)] == []
+    assert [
+        expression
+        for expression in EXPRESSIONS
+        if re.search(r"(?:max|min|avg)\s*\(\s*increase", expression)
+    ] == []
 
 
-def test_panels_have_ids_and_places_of_their_own() -> None:
+def test_panels_have_their_own_ids_and_places() -> None:
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
     for one, other in combinations((panel["gridPos"] for panel in DASHBOARD["panels"]), 2):
@@ -44,7 +50,7 @@ def test_panels_have_ids_and_places_of_their_own() -> None:
 
 
 def test_it_can_be_imported_into_any_grafana() -> None:
-    """It names no data source of its own, but lets people choose one."""
+    """It has no fixed data source: people choose one."""
     assert {panel["datasource"]["uid"] for panel in PANELS} == {"${datasource}"}
-    assert [one["type"] for one in DASHBOARD["templating"]["list"]] == ["datasource"]
+    assert [variable["type"] for variable in DASHBOARD["templating"]["list"]] == ["datasource"]
     assert "__inputs" not in DASHBOARD

@@ -1,4 +1,4 @@
-"""What the documentation names exists: settings, commands, codes, metrics, tables, files."""
+"""Names in the documentation exist: settings, commands, codes, metrics, tables, files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.jobs.errors import CODES
 from worker.runtime.metrics import PREFIX, Metrics
 from worker.settings import Settings
 
-EACH = pytest.mark.parametrize("one", pages().values(), ids=pages())
+EACH = pytest.mark.parametrize("document", pages().values(), ids=pages())
 SCHEMA = (ROOT / "sql" / "schema.sql").read_text()
 CODE = "\n".join(path.read_text() for path in sorted((ROOT / "worker").rglob("*.py")))
 # Not ours: the endpoint's, the app's, Fly's, RunPod's words, make's, and the stand-ins' own.
@@ -40,12 +40,12 @@ def _options(path: list[str]) -> set[str]:
     for name in path:
         assert isinstance(command, typer.core.TyperGroup)
         command = command.commands[name]
-    named = {text for one in command.params for text in (*one.opts, *one.secondary_opts)}
+    named = {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
     return named | {"--help"}
 
 
 def _calls(text: str) -> Iterator[tuple[list[str], set[str]]]:
-    """Each `python -m worker …`: its command's words and its options."""
+    """Yield the command and the options of each `python -m worker …`."""
     known = set(_commands(typer.main.get_command(app)))  # type: ignore[arg-type]
     for line in text.replace("\\\n", " ").splitlines():
         for found in re.finditer(r"python -m worker\b([^`\n|&;]*)", line):
@@ -59,9 +59,9 @@ def _calls(text: str) -> Iterator[tuple[list[str], set[str]]]:
 
 
 @EACH
-def test_every_command_and_option_exists(one: Page) -> None:
-    for path, options in _calls(one.text):
-        assert options <= _options(path), f"{one.name}: {path} {options}"
+def test_every_command_and_option_exists(document: Page) -> None:
+    for path, options in _calls(document.text):
+        assert options <= _options(path), f"{document.name}: {path} {options}"
 
 
 def test_the_readme_names_every_command() -> None:
@@ -71,17 +71,17 @@ def test_the_readme_names_every_command() -> None:
 
 
 @EACH
-def test_every_make_target_exists(one: Page) -> None:
+def test_every_make_target_exists(document: Page) -> None:
     targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    code = "\n".join([*one.spans, *(block.text for block in one.blocks)])
+    code = "\n".join([*document.spans, *(block.text for block in document.blocks)])
     assert set(re.findall(r"(?:^|&& )make ([a-z0-9-]+)", code, re.MULTILINE)) <= targets
 
 
 @EACH
-def test_every_setting_exists(one: Page) -> None:
+def test_every_setting_exists(document: Page) -> None:
     named = {
         word
-        for span in [*one.spans, *(b.text for b in one.blocks if b.language == "sh")]
+        for span in [*document.spans, *(b.text for b in document.blocks if b.language == "sh")]
         for word in re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", span)
     }
     known = {name.upper() for name in Settings.model_fields} | OTHER_NAMES
@@ -113,9 +113,9 @@ def test_every_metric_is_explained_and_none_invented() -> None:
     }
     families -= {name.removesuffix("_total") for name in families if name.endswith("_total")}
     assert set(page("docs/operating.md").first_column("Metrics")) == families
-    for one in pages().values():
-        for name in re.findall(rf"\b{PREFIX}_[a-z_]+\b", one.prose):
-            assert name.removeprefix(f"{PREFIX}_") in families, f"{one.name}: {name}"
+    for document in pages().values():
+        for name in re.findall(rf"\b{PREFIX}_[a-z_]+\b", document.prose):
+            assert name.removeprefix(f"{PREFIX}_") in families, f"{document.name}: {name}"
 
 
 def test_every_log_event_of_the_runbook_is_logged() -> None:
@@ -124,9 +124,11 @@ def test_every_log_event_of_the_runbook_is_logged() -> None:
 
 
 @EACH
-def test_every_table_and_function_exists(one: Page) -> None:
-    sql = "\n".join(block.text for block in one.blocks if block.language == "sql")
-    code = "\n".join([*one.spans, sql, *(b.text for b in one.blocks if b.language == "ts")])
+def test_every_table_and_function_exists(document: Page) -> None:
+    sql = "\n".join(block.text for block in document.blocks if block.language == "sql")
+    code = "\n".join(
+        [*document.spans, sql, *(b.text for b in document.blocks if b.language == "ts")]
+    )
     made = set(MADE_IN_BLOCKS.findall(sql)) | set(re.findall(r"rename to (\w+)", sql))
     named = set(re.findall(r"\b(?:[a-z_]*_v\d|video_job[a-z0-9_]*)\b", code)) - made
     named = {name for name in named if not re.fullmatch(r"_v\d", name)}
@@ -134,11 +136,11 @@ def test_every_table_and_function_exists(one: Page) -> None:
 
 
 @EACH
-def test_every_file_that_is_named_exists(one: Page) -> None:
-    for span in one.spans:
+def test_every_file_that_is_named_exists(document: Page) -> None:
+    for span in document.spans:
         for found in re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./*-]*", span):
             path = found.rstrip(".")
-            assert list(ROOT.glob(path.rstrip("/"))), f"{one.name}: {path}"
+            assert list(ROOT.glob(path.rstrip("/"))), f"{document.name}: {path}"
 
 
 def test_the_architecture_names_every_part_of_the_worker() -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from tests.docs.pages import ROOT, Page, page, pages
 
-EACH = pytest.mark.parametrize("one", pages().values(), ids=pages())
+EACH = pytest.mark.parametrize("document", pages().values(), ids=pages())
 HOSTS = re.compile(
     r"(?:files\.pythonhosted|registry\.npmjs|registry-1\.docker|proxy\.golang|test\.pypi|pypi)\.\w+"
 )
@@ -18,13 +18,13 @@ UNFINISHED = re.compile(r"\b(?:TODO|FIXME|XXX|TBD|WIP|lorem ipsum)\b", re.IGNORE
 
 
 @EACH
-def test_every_relative_link_and_anchor_resolves(one: Page) -> None:
+def test_every_relative_link_and_anchor_resolves(document: Page) -> None:
     broken = []
-    for link in one.links:
+    for link in document.links:
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
-        target = (one.path.parent / path).resolve() if path else one.path
+        target = (document.path.parent / path).resolve() if path else document.path
         name = target.relative_to(ROOT).as_posix()
         if not target.exists() or (anchor and anchor not in page(name).anchors):
             broken.append(link)
@@ -32,14 +32,14 @@ def test_every_relative_link_and_anchor_resolves(one: Page) -> None:
 
 
 @EACH
-def test_links_outwards_use_tls(one: Page) -> None:
-    assert not [link for link in one.links if link.startswith("http://")]
+def test_links_outwards_use_tls(document: Page) -> None:
+    assert not [link for link in document.links if link.startswith("http://")]
 
 
 @EACH
-def test_nothing_is_unfinished_and_nothing_belongs_to_one_machine(one: Page) -> None:
+def test_nothing_is_unfinished_and_nothing_belongs_to_one_machine(document: Page) -> None:
     for pattern in (UNFINISHED, HOSTS, MACHINE):
-        assert not pattern.findall(one.text)
+        assert not pattern.findall(document.text)
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
@@ -56,14 +56,14 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert reached == set(pages())
 
 
-def test_every_alert_has_its_place_in_the_runbook() -> None:
+def test_every_alert_is_in_the_runbook() -> None:
     """The rules link to it, and it names no alert that does not exist."""
     rules = yaml.safe_load((ROOT / "docs" / "alerts.yml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
     section = page("docs/operating.md").section("Alerts")
-    assert re.findall(r"^### (.+)$", section, re.MULTILINE) == [one["alert"] for one in alerts]
-    for one in alerts:
-        anchor = one["annotations"]["runbook_url"].partition("docs/operating.md#")[2]
+    assert re.findall(r"^### (.+)$", section, re.MULTILINE) == [rule["alert"] for rule in alerts]
+    for rule in alerts:
+        anchor = rule["annotations"]["runbook_url"].partition("docs/operating.md#")[2]
         assert anchor in page("docs/operating.md").anchors
 
 

@@ -1,9 +1,9 @@
-"""docs/settings.md is written from the settings, and nothing in the worker reads others."""
+"""docs/settings.md is generated from the settings."""
 
 import re
 
 from tests.docs.settings_page import GROUPS, PAGE, page
-from worker.settings import STAND_INS, Settings, load_settings
+from worker.settings import PLACEHOLDERS, Settings, load_settings
 
 
 def test_the_page_is_what_make_docs_writes() -> None:
@@ -23,4 +23,4 @@ def test_every_heading_begins_with_a_setting_that_exists() -> None:
 
 def test_what_is_said_to_be_needed_is_enough_to_start() -> None:
     assert load_settings({name: f"https://{name}.example" if name.endswith("_URL") else "x"
-                          for name in STAND_INS}).port == 8080  # fmt: skip
+                          for name in PLACEHOLDERS}).port == 8080  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: worlds on one Postgres, and questions to a daemon."""
+"""Shared by the end-to-end tests: worlds on one Postgres, and requests to a daemon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def world_on(
     settings: Mapping[str, str] | None = None,
     workers: int = 0,
 ) -> AsyncIterator[World]:
-    """A world with a database of its own on the test process' server."""
+    """Run a world with its own database on the test process' server."""
     name = f"world_{next(_numbers)}"
     await asyncio.to_thread(postgres.create_database, name, template=TEMPLATE)
     try:
@@ -40,7 +40,7 @@ async def world_on(
 
 
 async def calm(world: World) -> None:
-    """Undo every fault, so that the next test finds the world as it was."""
+    """Remove every fault, so that the next test starts without one."""
     world.stack.gateway.faults.clear()
     world.runpod.faults.clear()
     realtime = world.stack.gateway.realtime
@@ -48,7 +48,7 @@ async def calm(world: World) -> None:
 
 
 async def readiness(daemon: Daemon) -> tuple[int, dict[str, Any]]:
-    """What /readyz says: the HTTP status and the body."""
+    """Return the HTTP status and the body of /readyz."""
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(f"http://127.0.0.1:{daemon.port}/readyz", timeout=10)
         return answer.status_code, answer.json()
@@ -57,7 +57,7 @@ async def readiness(daemon: Daemon) -> tuple[int, dict[str, Any]]:
 async def until_true(
     question: Callable[[], Awaitable[bool]], what: str, *, seconds: float = 20
 ) -> None:
-    """Wait until the answer is yes."""
+    """Wait until the condition is true."""
     try:
         async with asyncio.timeout(seconds):
             while not await question():
@@ -67,7 +67,7 @@ async def until_true(
 
 
 async def until_ready(daemon: Daemon, status: str, *, seconds: float = 20) -> list[str]:
-    """Wait until /readyz has this status; returns its reasons."""
+    """Wait until /readyz has this status; return its reasons."""
     said: dict[str, Any] = {}
 
     async def has_it() -> bool:
@@ -85,7 +85,7 @@ async def met(faults: Faults, rule: Rule, *, count: int = 1, seconds: float = 20
 
 
 async def attempts(world: World, job_id: str) -> list[dict[str, Any]]:
-    """A job's submissions, in order."""
+    """Return a job's submissions, in order."""
     return await world.sql(
         "select * from public.video_job_attempts where job_id = %s order by attempt", job_id
     )
@@ -106,7 +106,7 @@ async def at_rest(world: World, *, seconds: float = 40) -> None:
 
 
 def assert_readable(row: Mapping[str, Any]) -> None:
-    """The message is for people: sentences without a trace of code or secrets."""
+    """Check that the message is for people: a sentence without code or secrets."""
     message = row["error_message"]
     assert message
     assert message[0].isupper()

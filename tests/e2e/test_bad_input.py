@@ -1,4 +1,4 @@
-"""Bad input ends in the right terminal row, with a code for programs and words for people."""
+"""Bad input ends in the right terminal row, with a code for programs and a sentence for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bad:
-    """What is wrong with one row, and how it must end. {…} stands for an address of the world."""
+    """One bad row and its expected end; {…} is replaced by a URL of the world."""
 
     name: str
     column: str
@@ -60,7 +60,7 @@ FILES = [
 
 
 def tone(seconds: float) -> bytes:
-    """A WAV of a hum."""
+    """Return a WAV file with a tone."""
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -94,7 +94,7 @@ async def world(shared: World) -> AsyncIterator[World]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rows(shared: World) -> dict[str, str]:
-    """Every bad row, inserted at once, since some need the pauses between several looks."""
+    """Insert all bad rows together, since some need several attempts with pauses."""
     samples = shared.image_url.rpartition("/")[0]
     return {
         bad.name: await shared.insert(**{bad.column: bad.url.format(samples=samples)})
@@ -117,7 +117,7 @@ async def test_media_that_cannot_be_used_fail_the_job_without_a_run(
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_request_that_runpod_refuses_fails_at_once(world: World, status: int) -> None:
-    """The refusal is on record, counts as no submission and holds up nobody else."""
+    """The refusal is recorded, is not counted as a submission and delays no other job."""
     body = {"error": "input.workflow is not what this endpoint takes"}
     world.runpod.faults.add(
         {"path": "/run$", "action": "status", "status": status, "body": body, "times": 1}
@@ -128,7 +128,7 @@ async def test_a_request_that_runpod_refuses_fails_at_once(world: World, status:
     assert str(status) in row["error_message"]
     assert "input.workflow is not" in row["error_message"]
     assert_readable(row)
-    assert [one["state"] for one in await attempts(world, job_id)] == ["refused"]
+    assert [row["state"] for row in await attempts(world, job_id)] == ["refused"]
     assert (await world.until(await world.insert(), "completed", "failed"))["status"] == "completed"
 
 
@@ -151,7 +151,7 @@ async def test_a_run_that_completes_without_a_video_is_looked_at_again_then_fail
 
 
 async def test_a_video_that_shows_up_late_is_taken(world: World) -> None:
-    """COMPLETED first comes without output, as RunPod's queue sometimes has it."""
+    """COMPLETED arrives first without output, as sometimes at RunPod."""
     world.runpod.cloud.options = world.runpod.cloud.options.changed({"hang": 1.0})
     job_id = await world.insert()
     await world.until(job_id, "running")
@@ -189,9 +189,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_a_failed_run_says_why_in_words_and_keeps_the_raw_text_on_record(
-    world: World, name: str
-) -> None:
+async def test_a_failed_run_says_why_and_keeps_the_raw_text(world: World, name: str) -> None:
     text, code, words = FAILURES[name]
     world.runpod.cloud.options = world.runpod.cloud.options.changed({"fail_text": text})
     job_id = await world.insert()

@@ -1,4 +1,4 @@
-"""Whoever inserts the row, a video comes of it: SQL, supabase-py and supabase-js, unmodified."""
+"""A row becomes a video, inserted with SQL, supabase-py or supabase-js, all unmodified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.devstack.test_gateway_js import JS, install, node_is_missing
 from tests.e2e.kit import TERMINAL, world_on
 from tests.world import World, running
 
-# supabase-js is installed by whichever test comes first, so all of them run in one process.
+# The first test installs supabase-js, so all of them run in one process.
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(115),
@@ -43,7 +43,7 @@ async def world(postgres: Postgres) -> AsyncIterator[World]:
 
 
 async def test_a_plain_sql_insert_becomes_a_playable_mp4(world: World, tmp_path: Path) -> None:
-    """The row by psycopg, the run by the official SDK's worker loop, the file by PyAV's eyes."""
+    """The row by psycopg, the run by the official SDK's worker loop, the file checked by PyAV."""
     async with await psycopg.AsyncConnection.connect(world.stack.database_url) as connection:
         cursor = await connection.execute(
             "insert into public.video_jobs (image_url, audio_url, width, height) "
@@ -104,7 +104,7 @@ async def _listen(client: AsyncClient, user_id: str, heard: asyncio.Queue[dict[s
 
 
 async def test_a_signed_in_user_follows_an_own_row_by_realtime(world: World) -> None:
-    """supabase-py and realtime-py as they are; nothing they are told goes backwards."""
+    """With unmodified supabase-py and realtime-py; no value they receive goes backwards."""
     async with _signed_in(world) as (client, user_id), _signed_in(world) as (stranger, _):
         heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         await _listen(client, user_id, heard)
@@ -112,17 +112,19 @@ async def test_a_signed_in_user_follows_an_own_row_by_realtime(world: World) -> 
         answer = await client.table("video_jobs").insert({**wish, "height": 832}).execute()
         row = cast("dict[str, Any]", answer.data[0])
         assert (row["status"], row["user_id"]) == ("queued", user_id)
-        told: list[dict[str, Any]] = []
+        updates: list[dict[str, Any]] = []
         async with asyncio.timeout(60):
-            while not told or told[-1]["status"] not in TERMINAL:
-                told.append(await heard.get())
-        ranks = [RANK[one["status"]] for one in told]
+            while not updates or updates[-1]["status"] not in TERMINAL:
+                updates.append(await heard.get())
+        ranks = [RANK[update["status"]] for update in updates]
         assert ranks == sorted(ranks)
-        assert [one["progress"] for one in told] == sorted(one["progress"] for one in told)
-        assert told[-1]["status"] == "completed"
-        assert told[-1]["video_url"]
+        assert [update["progress"] for update in updates] == sorted(
+            update["progress"] for update in updates
+        )
+        assert updates[-1]["status"] == "completed"
+        assert updates[-1]["video_url"]
         mine = await client.table("video_jobs").select("id,video_url").execute()
-        assert [one["id"] for one in cast("list[dict[str, Any]]", mine.data)] == [row["id"]]
+        assert [found["id"] for found in cast("list[dict[str, Any]]", mine.data)] == [row["id"]]
         assert (await stranger.table("video_jobs").select("id").execute()).data == []
         with pytest.raises(PostgrestAPIError):
             await (

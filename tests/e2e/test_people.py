@@ -1,4 +1,4 @@
-"""People at the table: cancelling, deleting and trying again, at every moment of a job."""
+"""People change the table: cancel, delete and retry, at every moment of a job."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def shared(postgres: Postgres) -> AsyncIterator[World]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def world(shared: World) -> AsyncIterator[World]:
-    """Every test leaves no row, no submission and no run open behind."""
+    """Check that a test leaves no open row, submission or run."""
     yield shared
     await calm(shared)
     behave(shared, **OPTIONS)
@@ -53,7 +53,7 @@ async def cancel(world: World, job_id: str) -> None:
 
 
 async def the_run(world: World, job_id: str) -> Run:
-    """The job's only run, once RunPod has accepted it (a fault is met a moment before)."""
+    """Wait for the job's only run: RunPod accepts it just after the fault matches."""
 
     async def accepted() -> bool:
         return bool(world.runs_of(job_id))
@@ -75,7 +75,7 @@ async def test_cancelled_in_line(world: World) -> None:
 
 
 async def test_cancelled_while_its_media_are_checked(world: World) -> None:
-    """The download is broken off, not waited for."""
+    """The download is aborted."""
     download = world.stack.gateway.faults.add({"path": SOUND, "action": "hold", "times": 1})
     job_id = await world.insert()
     await met(world.stack.gateway.faults, download)
@@ -108,8 +108,8 @@ async def test_cancelled_while_it_renders(world: World) -> None:
     assert (attempt["state"], attempt["runpod_job_id"]) == ("cancelled", run.id)
 
 
-async def test_cancelled_while_nobody_knows_whether_it_was_submitted(world: World) -> None:
-    """`cancelled` is said only when it is certain that nothing runs."""
+async def test_cancelled_while_the_submission_is_unknown(world: World) -> None:
+    """The row is `cancelled` only when it is certain that nothing runs."""
     rule = world.runpod.faults.add({"path": "/run$", "action": "status", "status": 500, "times": 1})
     job_id = await world.insert()
     await met(world.runpod.faults, rule)
@@ -135,7 +135,7 @@ async def test_an_unknown_run_of_a_cancelled_job_is_stopped_once_it_shows(world:
     run = await the_run(world, job_id)
     await cancel(world, job_id)
     async with httpx.AsyncClient(trust_env=False) as http:
-        # Whatever RunPod says of a run under its webhook adopts it.
+        # Any webhook of a run adopts it.
         answer = await http.post(
             str(run.request.webhook), json={"id": run.id, "status": "IN_QUEUE"}
         )
@@ -161,8 +161,8 @@ async def test_a_cancel_at_the_moment_of_completion_keeps_the_video(world: World
     assert row["video_url"] == "https://videos.example/kept.mp4"
 
 
-async def test_deleted_while_its_post_is_under_way(world: World) -> None:
-    """The run that comes of it is cancelled at once, and its record stays."""
+async def test_deleted_during_its_post(world: World) -> None:
+    """The run that results is cancelled at once, and its record stays."""
     behave(world, no_workers=True)
     post = world.runpod.faults.add({"path": "/run$", "action": "hold", "when": "after", "times": 1})
     job_id = await world.insert()
@@ -203,7 +203,7 @@ async def test_deleted_at_other_moments_it_leaves_nothing_running(
 
 
 async def test_a_failed_job_is_tried_again_through_the_api(world: World) -> None:
-    """The retry mends the input and starts from nothing; the old try stays on record."""
+    """The retry corrects the input and starts anew; the record of the old try stays."""
     user = str(uuid4())
     job_id = await world.insert(user_id=user, audio_url=f"{world.audio_url}.missing")
     row = await world.until(job_id, "failed", "completed")

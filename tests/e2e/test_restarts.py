@@ -1,4 +1,4 @@
-"""Deploys: two daemons, one after the other replaced under load, and how a process goes down."""
+"""Deploys: two daemons are replaced one after the other under load; and how a process stops."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def started(world: World, **settings: str) -> Daemon:
 
 
 async def goodbye(daemon: Daemon) -> float:
-    """SIGTERM: it must end well and in time; returns the seconds it took."""
+    """Send SIGTERM: it must exit with 0 and in time; return the seconds it took."""
     began = time.monotonic()
     assert await daemon.terminate() == 0, daemon.words()[-2000:]
     took = time.monotonic() - began
@@ -61,7 +61,7 @@ async def goodbye(daemon: Daemon) -> float:
 
 
 async def test_a_rolling_restart_under_load_loses_and_doubles_nothing(world: World) -> None:
-    """Thirty jobs come in while both daemons are replaced; each becomes one run and one video."""
+    """Thirty jobs are inserted while both daemons are replaced; each is one run and one video."""
     alive: list[Daemon] = []
     balancer = Balancer(alive, random.Random(1))
     await balancer.start()
@@ -89,7 +89,7 @@ async def test_a_rolling_restart_under_load_loses_and_doubles_nothing(world: Wor
         row = await world.job(job_id)
         assert (row["status"], row["submissions"]) == ("completed", 1), row
         assert len(world.runs_of(job_id)) == 1
-        assert [one["state"] for one in await attempts(world, job_id)] == ["completed"]
+        assert [row["state"] for row in await attempts(world, job_id)] == ["completed"]
         assert row["crashes"] == 0
     for daemon in list(alive):
         await goodbye(daemon)
@@ -97,7 +97,7 @@ async def test_a_rolling_restart_under_load_loses_and_doubles_nothing(world: Wor
 
 
 async def test_sigterm_gives_back_what_is_being_prepared(world: World) -> None:
-    """At once, and neither as a crash nor as a submission: the next process takes it."""
+    """At once, counted neither as a crash nor as a submission: the next process claims it."""
     daemon = await started(world)
     download = world.stack.gateway.faults.add({"path": SOUND, "action": "hold", "times": 1})
     job_id = await world.insert()
@@ -111,8 +111,8 @@ async def test_sigterm_gives_back_what_is_being_prepared(world: World) -> None:
     assert len(world.runs_of(job_id)) == 1
 
 
-async def test_sigterm_waits_for_a_post_that_is_under_way(world: World) -> None:
-    """It ends with 0 once RunPod has answered, and the run stands in the table."""
+async def test_sigterm_waits_for_an_unfinished_post(world: World) -> None:
+    """It exits with 0 after RunPod has answered and the run is in the table."""
     daemon = await started(world)
     post = world.runpod.faults.add({"path": "/run$", "action": "hold", "when": "after", "times": 1})
     job_id = await world.insert()
@@ -133,7 +133,7 @@ async def test_sigterm_waits_for_a_post_that_is_under_way(world: World) -> None:
 
 
 async def test_the_next_process_adopts_every_open_run_within_one_sweep(world: World) -> None:
-    """Runs that ended while nobody was there are found at the start, not at their next poll."""
+    """Runs that ended without a worker are found at the start, not at their next poll."""
     slow = {"POLL_SECONDS": "300", "SLOW_POLL_SECONDS": "300", "SWEEP_SECONDS": "5"}
     daemon = await started(world, **slow)
     jobs = [await world.insert() for _ in range(5)]

@@ -1,4 +1,4 @@
-"""Private inputs: storage:// addresses of a user's own folder, and prepared copies for each run."""
+"""Private inputs: storage:// URLs of a user's folder, and prepared copies for each run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUCKET = "prepared"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["originals", "prepared"])
 async def world(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Once with originals passed on by signed addresses, once with MEDIA_BUCKET."""
+    """Once with originals passed on as signed URLs, once with MEDIA_BUCKET."""
     settings = {"MEDIA_BUCKET": BUCKET} if request.param == "prepared" else {}
     async with world_on(postgres, settings=settings, options={"no_workers": True}) as world:
         await world.stack.gateway.storage.create_bucket(BUCKET, public=False)
@@ -38,7 +38,7 @@ async def world(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIter
 
 
 async def own_files(world: World, user: str) -> dict[str, str]:
-    """Both inputs in the user's folder of the private bucket, and the row that names them."""
+    """Upload both inputs to the user's folder of the private bucket, and insert the row."""
     async with httpx.AsyncClient(trust_env=False) as http:
         for name, url in (("me.jpg", world.image_url), ("me.wav", world.audio_url)):
             data = (await http.get(url)).content
@@ -48,7 +48,7 @@ async def own_files(world: World, user: str) -> dict[str, str]:
 
 
 async def objects(world: World, job_id: str) -> list[str]:
-    """The prepared inputs of a job that lie in the bucket."""
+    """Return the prepared inputs of a job in the bucket."""
     rows = await world.sql(
         "select name from storage.objects where bucket_id = %s and name like %s",
         BUCKET,
@@ -58,7 +58,7 @@ async def objects(world: World, job_id: str) -> list[str]:
 
 
 async def test_a_user_s_private_files_reach_the_run_by_signed_addresses(world: World) -> None:
-    """Nothing of the bucket is public: what RunPod gets are links that work without a key."""
+    """Nothing in the bucket is public: RunPod gets signed URLs, which work without a key."""
     user = str(uuid4())
     job_id = await world.insert(**await own_files(world, user))
     await world.until(job_id, "submitted", "failed")
@@ -110,7 +110,7 @@ async def test_what_is_no_file_of_an_open_bucket_is_refused(world: World, path: 
 
 
 async def test_prepared_inputs_of_a_cancelled_job_are_removed(world: World) -> None:
-    """They lie there while the run may read them; without them a late run dies at its download."""
+    """They are kept while a run may read them: a late run would fail at its download."""
     job_id = await world.insert(**await own_files(world, str(uuid4())))
     await world.until(job_id, "submitted", "failed")
     prepared = world.daemons[0].env.get("MEDIA_BUCKET") == BUCKET

@@ -1,4 +1,4 @@
-"""Faults of the operator and the providers fail nobody's job: rows wait, /readyz says why."""
+"""Faults of the operator and of providers fail no job: rows wait, and /readyz says why."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def shared(postgres: Postgres) -> AsyncIterator[tuple[World, Daemon]]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def world(shared: tuple[World, Daemon]) -> AsyncIterator[World]:
-    """Each test ends with a daemon that has nothing to complain of and a closed breaker."""
+    """Each test ends with a ready daemon and a closed breaker."""
     yield shared[0]
     await calm(shared[0])
     row = await shared[0].until(await shared[0].insert(), "completed", "failed", seconds=40)
@@ -61,7 +61,7 @@ OPERATOR = {
 async def test_jobs_wait_while_runpod_will_not_take_them(
     world: World, daemon: Daemon, status: int
 ) -> None:
-    """Not one is lost, failed or counted as submitted; all go on when the fault is over."""
+    """None is lost, failed or counted as submitted; all continue when the fault is over."""
     rule = world.runpod.faults.add({"path": "/run$", "action": "status", "status": status})
     jobs = [await world.insert() for _ in range(2)]
     await met(world.runpod.faults, rule)
@@ -78,13 +78,13 @@ async def test_jobs_wait_while_runpod_will_not_take_them(
         row = await world.until(job_id, "completed", "failed")
         assert (row["status"], row["submissions"], row["error_code"]) == ("completed", 1, None)
         assert len(world.runs_of(job_id)) == 1
-        states = [one["state"] for one in await attempts(world, job_id)]
+        states = [row["state"] for row in await attempts(world, job_id)]
         assert set(states[:-1]) <= {"refused"}
     assert await until_ready(daemon, "ok") == []
 
 
-async def test_jobs_wait_while_supabase_is_away(world: World, daemon: Daemon) -> None:
-    """REST, Storage and Realtime answer 503; the run that is out is not forgotten."""
+async def test_jobs_wait_while_supabase_is_unavailable(world: World, daemon: Daemon) -> None:
+    """REST, Storage and Realtime answer 503; the open run is not forgotten."""
     out = await world.insert()
     await world.until(out, "submitted", "running")
     world.stack.gateway.faults.add({"path": AWAY, "action": "status", "status": 503})
@@ -147,7 +147,7 @@ async def test_an_accepted_run_whose_answer_was_lost_is_adopted_by_its_webhook(
     row = await world.until(job_id, "completed", "failed")
     assert (row["status"], row["submissions"]) == ("completed", 1)
     assert len(world.runs_of(job_id)) == 1
-    assert [one["state"] for one in await attempts(world, job_id)] == ["completed"]
+    assert [row["state"] for row in await attempts(world, job_id)] == ["completed"]
     said = await world.sql("select event from public.video_job_events where job_id = %s", job_id)
     assert {"event": "submission_unknown"} in said
 
@@ -155,7 +155,7 @@ async def test_an_accepted_run_whose_answer_was_lost_is_adopted_by_its_webhook(
 async def test_an_unknown_submission_is_not_posted_again_before_its_time_is_up(
     world: World, daemon: Daemon
 ) -> None:
-    """RunPod never saw the request, which nobody can know: it counts, and a second one follows."""
+    """RunPod never got the request, but the worker cannot know: it counts; a second follows."""
     rule = world.runpod.faults.add(
         {"path": "/run$", "action": "status", "status": 503, "times": 1, "when": "before"}
     )

@@ -20,9 +20,9 @@ COLUMNS = [{"name": "id", "type": "uuid"}]
 class Peer:
     """The server's side of one connection."""
 
-    def __init__(self, connection: ServerConnection, manners: "Manners") -> None:
+    def __init__(self, connection: ServerConnection, behaviour: "Behaviour") -> None:
         self.connection = connection
-        self.manners = manners
+        self.behaviour = behaviour
         self.topic = ""
         self.token: str | None = None
         self.bindings: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ class Peer:
     async def _handle(self, frame: dict[str, Any]) -> None:
         if frame["event"] == "heartbeat":
             self.heartbeats += 1
-            if self.manners.heartbeats:
+            if self.behaviour.heartbeats:
                 await self.send(
                     "phx_reply", {"status": "ok", "response": {}}, frame["ref"], "phoenix"
                 )
@@ -51,7 +51,7 @@ class Peer:
             self.token = frame["payload"].get("access_token")
             wanted = frame["payload"]["config"]["postgres_changes"]
             self.bindings = [{**item, "id": 1000 + n} for n, item in enumerate(wanted)]
-            await self.manners.join(self, frame["ref"])
+            await self.behaviour.join(self, frame["ref"])
 
     async def send(
         self, event: str, payload: object, ref: str | None = None, topic: str | None = None
@@ -72,7 +72,7 @@ class Peer:
         await self.send("system", text)
 
     async def change(self, kind: str, row: dict[str, Any], **more: object) -> None:
-        """Tell of a changed row as the server does: to the bindings whose filter it passes."""
+        """Send a changed row as the server does: to the bindings whose filter it passes."""
         data: dict[str, Any] = {
             "type": kind,
             "schema": "public",
@@ -86,7 +86,7 @@ class Peer:
         await self.send("postgres_changes", {"ids": self.ids(kind, row), "data": data})
 
     def ids(self, kind: str, row: dict[str, Any]) -> list[int]:
-        """The bindings that a change of this kind and row goes to."""
+        """Return the ids of the bindings that such a change goes to."""
         return [b["id"] for b in self.bindings if b["event"] in (kind, "*") and _passes(b, row)]
 
     def drop(self) -> None:
@@ -110,22 +110,22 @@ async def accept(peer: Peer, ref: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manners:
-    """How one connection is treated; `handshake` is an HTTP status in place of an upgrade."""
+class Behaviour:
+    """How the server treats one connection; `handshake`: answer this HTTP status, no upgrade."""
 
     join: Callable[[Peer, str], Awaitable[None]] = accept
     heartbeats: bool = True
     handshake: HTTPStatus | None = None
 
 
-GOOD = Manners()
+GOOD = Behaviour()
 
 
 @dataclass
 class Realtime:
-    """The server: manners for the next connections, then good ones for ever."""
+    """The server: a behaviour for each of the next connections, then the good one for the rest."""
 
-    next: list[Manners] = field(default_factory=list)
+    next: list[Behaviour] = field(default_factory=list)
     port: int = 0
     peers: "asyncio.Queue[Peer]" = field(default_factory=asyncio.Queue)
     paths: list[str] = field(default_factory=list)
@@ -134,7 +134,7 @@ class Realtime:
 
     @property
     def url(self) -> str:
-        """What a project's URL is for the client."""
+        """Return what the client takes as the project's URL."""
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
@@ -170,15 +170,15 @@ class Realtime:
         await self._server.wait_closed()
 
     async def peer(self) -> Peer:
-        """The next connection that was not looked at yet."""
+        """Wait for the next connection that no test has taken yet."""
         async with asyncio.timeout(10):
             return await self.peers.get()
 
 
 @asynccontextmanager
-async def realtime(*manners: Manners) -> AsyncIterator[Realtime]:
-    """A running server whose first connections are treated as said."""
-    server = Realtime(next=list(manners))
+async def realtime(*behaviour: Behaviour) -> AsyncIterator[Realtime]:
+    """Run a server; its first connections get the given behaviours."""
+    server = Realtime(next=list(behaviour))
     await server.start()
     try:
         yield server
@@ -199,7 +199,7 @@ class Recording:
         return Recording([json.loads(line) for line in text.splitlines()])
 
     def changes(self, kind: str) -> list[str]:
-        """The ids of the rows whose changes of this kind were sent readably."""
+        """Return the ids of the rows whose changes of this kind were sent without errors."""
         found = []
         for line in self.lines:
             data = line.get("frame", {}).get("payload", {}).get("data")
@@ -208,7 +208,7 @@ class Recording:
         return found
 
     async def play(self, peer: Peer, ref: str) -> None:
-        """Answer a join with all that the real server sent from then on."""
+        """Answer a join with everything that the real server sent from then on."""
         for line in self.lines:
             if "closed" in line:
                 if line["closed"] == 1006:

@@ -1,4 +1,4 @@
-"""The doorbell against a scripted server: what rings, and every way in which a socket goes deaf."""
+"""The listener against a scripted server: its hints, and every way a socket can fail silently."""
 
 import asyncio
 import json
@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.supabase.realtime_ears import KEY, Ears, listening, silent, state_of, until
-from tests.supabase.realtime_server import Manners, Peer, Realtime, Recording, accept, realtime
-from worker.supabase.realtime import Pace, RealtimeDoorbell, Ring, RingKind, Timings
+from tests.supabase.heard import KEY, Heard, listening, not_started, state_of, until
+from tests.supabase.realtime_server import Behaviour, Peer, Realtime, Recording, accept, realtime
+from worker.runtime.metrics import METRICS
+from worker.supabase.realtime import ChangeHint, HintKind, Pace, RealtimeListener, Timings
 from worker.supabase.realtime_session import Ending
 
 # The library reads attributes that its own websockets release has deprecated.
@@ -20,41 +21,50 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-async def works(server: Realtime, ears: Ears) -> None:
-    """The doorbell asks for a sweep, is ready, and a row inserted now rings."""
-    await ears.ready()
+async def works(server: Realtime, heard: Heard) -> None:
+    """Check that the listener asks for a sweep, is ready, and reports a row inserted now."""
+    await heard.ready()
     peer = await server.peer()
     while peer.ended.is_set() or not peer.bindings:
         peer = await server.peer()
     job_id = str(uuid4())
     await peer.change("INSERT", {"id": job_id, "status": "queued"})
-    ring = await ears.ring()
-    assert ring == Ring(kind=RingKind.INSERT, job_id=job_id)
-    assert state_of(ears) == "ready"
-    assert ears.bell.reason is None
+    hint = await heard.hint()
+    assert hint == ChangeHint(kind=HintKind.INSERT, job_id=job_id)
+    assert state_of(heard) == "ready"
+    assert heard.listener.reason is None
 
 
-async def test_insert_cancel_retry_and_delete_ring_each_by_its_name():
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+def counted(kind: HintKind) -> float:
+    """Return the number of such hints in the metrics."""
+    labels = {"kind": kind.value}
+    return METRICS.registry.get_sample_value("worker_realtime_hints_total", labels) or 0
+
+
+async def test_insert_cancel_retry_and_delete_give_hints_of_their_kind():
+    before = {kind: counted(kind) for kind in HintKind}
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         peer = await server.peer()
         await peer.change("INSERT", {"id": "a", "status": "queued"})
         await peer.change("UPDATE", {"id": "b", "status": "running", "cancel_requested": True})
         await peer.change("UPDATE", {"id": "c", "status": "queued", "cancel_requested": False})
         await peer.change("DELETE", {"id": "d"})
-        assert [(ring.kind, ring.job_id) for ring in [await ears.ring() for _ in range(4)]] == [
-            (RingKind.INSERT, "a"),
-            (RingKind.CANCEL, "b"),
-            (RingKind.RETRY, "c"),
-            (RingKind.DELETE, "d"),
+        assert [(hint.kind, hint.job_id) for hint in [await heard.hint() for _ in range(4)]] == [
+            (HintKind.INSERT, "a"),
+            (HintKind.CANCEL, "b"),
+            (HintKind.RETRY, "c"),
+            (HintKind.DELETE, "d"),
         ]
-        assert ears.bell.rings == {"insert": 1, "cancel": 1, "retry": 1, "delete": 1}
-        assert ears.bell.last_event_age is not None
+        assert {kind: counted(kind) - before[kind] for kind in HintKind} == dict.fromkeys(
+            HintKind, 1
+        )
+        assert heard.listener.last_event_age is not None
 
 
 async def test_our_own_progress_updates_are_not_subscribed_to():
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         peer = await server.peer()
         wanted = [(b["event"], b["schema"], b["table"], b.get("filter")) for b in peer.bindings]
         assert wanted == [
@@ -65,44 +75,44 @@ async def test_our_own_progress_updates_are_not_subscribed_to():
         ]
         await peer.change("UPDATE", {"id": "a", "status": "running", "cancel_requested": False})
         await peer.change("INSERT", {"id": "b"})
-        assert (await ears.ring()).job_id == "b"
+        assert (await heard.hint()).job_id == "b"
 
 
-async def test_an_event_with_errors_rings_all_the_same():
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+async def test_an_event_with_errors_is_still_a_hint():
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         peer = await server.peer()
         too_large = ["Error 413: Payload Too Large"]
         await peer.change("INSERT", {"id": "a"}, errors=too_large)
         await peer.change("INSERT", {}, errors=too_large, record={})
         await peer.change("INSERT", {}, errors=too_large, record=None)
-        assert [(await ears.ring()).job_id for _ in range(3)] == ["a", None, None]
+        assert [(await heard.hint()).job_id for _ in range(3)] == ["a", None, None]
 
 
-async def test_a_callback_that_raises_does_not_make_the_doorbell_deaf():
-    heard: asyncio.Queue[Ring] = asyncio.Queue()
+async def test_a_callback_that_raises_does_not_stop_the_listener():
+    hints: asyncio.Queue[ChangeHint] = asyncio.Queue()
 
-    def on_ring(ring: Ring) -> None:
-        heard.put_nowait(ring)
+    def on_hint(hint: ChangeHint) -> None:
+        hints.put_nowait(hint)
         raise RuntimeError("a bug of ours")
 
     def on_ready() -> None:
         raise RuntimeError("another one")
 
     async with realtime() as server, asyncio.TaskGroup() as group:
-        bell = RealtimeDoorbell(url=server.url, key=KEY, on_ring=on_ring, on_ready=on_ready)
-        task = group.create_task(bell.run())
+        listener = RealtimeListener(url=server.url, key=KEY, on_hint=on_hint, on_ready=on_ready)
+        task = group.create_task(listener.run())
         peer = await server.peer()
-        await until(lambda: bell.state == "ready")
+        await until(lambda: listener.state == "ready")
         for name in ("a", "b"):
             await peer.change("INSERT", {"id": name})
             async with asyncio.timeout(5):
-                assert (await heard.get()).job_id == name
-        assert bell.rebuilds == 0
+                assert (await hints.get()).job_id == name
+        assert listener.rebuilds == 0
         task.cancel()
 
 
-async def test_the_sweep_is_asked_for_when_changes_flow_and_not_at_the_join():
+async def test_a_sweep_is_requested_when_changes_flow_and_not_at_the_join():
     flow = asyncio.Event()
 
     async def join(peer: Peer, ref: str) -> None:
@@ -115,18 +125,18 @@ async def test_the_sweep_is_asked_for_when_changes_flow_and_not_at_the_join():
 
     patient = Timings(join=1, ready=20, check=0.02)
     async with (
-        realtime(Manners(join=join)) as server,
-        listening(server.url, timings=patient) as ears,
+        realtime(Behaviour(join=join)) as server,
+        listening(server.url, timings=patient) as heard,
     ):
         peer = await server.peer()
         await until(lambda: bool(peer.bindings))
-        assert state_of(ears) == "connecting"
-        assert ears.bell.ready_for is None
+        assert state_of(heard) == "connecting"
+        assert heard.listener.ready_for is None
         flow.set()
-        await ears.ready()
-        await ears.ready()
-        assert state_of(ears) == "ready"
-        assert ears.readies.empty()
+        await heard.ready()
+        await heard.ready()
+        assert state_of(heard) == "ready"
+        assert heard.readies.empty()
 
 
 async def close_with(code: int, peer: Peer) -> None:
@@ -179,17 +189,17 @@ FAULTS: dict[str, Callable[[Peer], Awaitable[None]]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_session_that_goes_wrong_is_replaced_by_a_new_socket(fault):
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         peer = await server.peer()
-        session = ears.bell._session
+        session = heard.listener._session
         assert session is not None
         socket = session._client._ws_connection
         assert socket is not None
         await FAULTS[fault](peer)
-        await works(server, ears)
-        assert (ears.bell.rebuilds, ears.bell.sessions) == (1, 2)
-        assert socket.transport.is_closing(), "the old socket is given up for certain"
+        await works(server, heard)
+        assert (heard.listener.rebuilds, heard.listener.sessions) == (1, 2)
+        assert socket.transport.is_closing(), "the old socket is closed for certain"
 
 
 async def refuse(peer: Peer, ref: str) -> None:
@@ -222,126 +232,126 @@ async def garbage(peer: Peer, ref: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("manners", "reason"),
+    ("behaviour", "reason"),
     [
-        (Manners(join=refuse), "Realtime says: InvalidJWTToken"),
-        (Manners(join=too_many_joins), "ClientJoinRateLimitReached"),
-        (Manners(join=ignore), "the join is unanswered"),
-        (Manners(join=never_subscribed), "does not say that it listens"),
-        (Manners(join=other_bindings), "mismatch between server and client bindings"),
-        (Manners(heartbeats=False), "a heartbeat is unanswered"),
-        (Manners(handshake=HTTPStatus.UNAUTHORIZED), "HTTP 401: check SUPABASE_SERVICE_ROLE_KEY"),
-        (Manners(handshake=HTTPStatus.TOO_MANY_REQUESTS), "HTTP 429"),
-        (Manners(handshake=HTTPStatus.SERVICE_UNAVAILABLE), "HTTP 503"),
+        (Behaviour(join=refuse), "Realtime says: InvalidJWTToken"),
+        (Behaviour(join=too_many_joins), "ClientJoinRateLimitReached"),
+        (Behaviour(join=ignore), "the join was not answered"),
+        (Behaviour(join=never_subscribed), "did not confirm the subscription"),
+        (Behaviour(join=other_bindings), "mismatch between server and client bindings"),
+        (Behaviour(heartbeats=False), "a heartbeat was not answered"),
+        (Behaviour(handshake=HTTPStatus.UNAUTHORIZED), "HTTP 401: check SUPABASE_SERVICE_ROLE_KEY"),
+        (Behaviour(handshake=HTTPStatus.TOO_MANY_REQUESTS), "HTTP 429"),
+        (Behaviour(handshake=HTTPStatus.SERVICE_UNAVAILABLE), "HTTP 503"),
     ],
 )
-async def test_a_session_that_never_works_is_replaced_and_says_why(manners, reason):
-    async with realtime(manners) as server, listening(server.url) as ears:
-        if manners.heartbeats is False:
-            await ears.ready()
-        await works(server, ears)
-        assert [(state, reason in str(why)) for state, why in ears.troubles if why] == [
+async def test_a_session_that_never_works_is_replaced_and_says_why(behaviour, reason):
+    async with realtime(behaviour) as server, listening(server.url) as heard:
+        if behaviour.heartbeats is False:
+            await heard.ready()
+        await works(server, heard)
+        assert [(state, reason in str(why)) for state, why in heard.failures if why] == [
             ("down", True),
             ("down", True),
         ]
 
 
-async def test_frames_that_nobody_understands_are_passed_over():
-    async with realtime(Manners(join=garbage)) as server, listening(server.url) as ears:
-        await works(server, ears)
-        assert ears.bell.sessions == 1
+async def test_unreadable_frames_are_ignored():
+    async with realtime(Behaviour(join=garbage)) as server, listening(server.url) as heard:
+        await works(server, heard)
+        assert heard.listener.sessions == 1
 
 
-async def test_a_server_that_is_away_for_many_attempts_is_found_again():
+async def test_a_server_that_was_down_for_many_attempts_is_used_again():
     """The library alone gives up for good after its fifth attempt."""
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         await server.peer()
         await server.stop()
-        await until(lambda: ears.bell.rebuilds >= 12)
-        assert state_of(ears) == "down"
-        assert ears.bell.reason is not None
+        await until(lambda: heard.listener.rebuilds >= 12)
+        assert state_of(heard) == "down"
+        assert heard.listener.reason is not None
         await server.start()
-        await works(server, ears)
+        await works(server, heard)
 
 
-async def test_a_socket_is_renewed_when_its_time_is_over_without_any_alarm():
+async def test_a_socket_is_renewed_after_a_while_and_that_is_no_failure():
     short = Timings(join=1, check=0.02, recycle=0.1)
-    async with realtime() as server, listening(server.url, timings=short) as ears:
+    async with realtime() as server, listening(server.url, timings=short) as heard:
         first = await server.peer()
         for _ in range(3):
-            await ears.ready()
-            assert state_of(ears) == "ready"
-        assert ears.bell.rebuilds == 0
+            await heard.ready()
+            assert state_of(heard) == "ready"
+        assert heard.listener.rebuilds == 0
         async with asyncio.timeout(5):
             await first.ended.wait()
 
 
-async def test_a_reading_task_that_has_died_is_noticed():
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+async def test_a_reading_task_that_ended_is_noticed():
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         await server.peer()
-        session = ears.bell._session
+        session = heard.listener._session
         assert session is not None
         reader = session._client._listen_task
         assert reader is not None
         reader.cancel()
-        await works(server, ears)
-        assert ears.troubles[-2][1] == ears.troubles[-1][1] == "the reading task has ended"
+        await works(server, heard)
+        assert heard.failures[-2][1] == heard.failures[-1][1] == "the reading task has ended"
 
 
 async def test_heartbeats_of_ours_are_answered_and_keep_the_session():
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         peer = await server.peer()
         await until(lambda: peer.heartbeats > 4)
-        assert ears.bell.sessions == 1
+        assert heard.listener.sessions == 1
 
 
-async def test_rows_that_the_sweep_finds_again_and_again_replace_a_deaf_session():
-    """After a restart of Postgres, or beyond the rate limit, all looks well and nothing comes."""
-    async with realtime() as server, listening(server.url) as ears:
-        await ears.ready()
+async def test_several_rows_found_only_by_the_sweep_replace_a_silent_session():
+    """After a restart of Postgres, or beyond the rate limit, the socket is open but silent."""
+    async with realtime() as server, listening(server.url) as heard:
+        await heard.ready()
         peer = await server.peer()
         for _ in range(2):
-            ears.bell.missed()
+            heard.listener.missed()
         await peer.change("INSERT", {"id": "a"})
-        await ears.ring()
+        await heard.hint()
         for _ in range(2):
-            ears.bell.missed()
+            heard.listener.missed()
         seen = peer.heartbeats
         await until(lambda: peer.heartbeats > seen + 1)
-        assert ears.bell.sessions == 1, "an event in between shows that it is not deaf"
-        ears.bell.missed()
-        await works(server, ears)
-        assert ears.bell.misses == 5
+        assert heard.listener.sessions == 1, "an event in between shows that the session works"
+        heard.listener.missed()
+        await works(server, heard)
+        assert heard.listener.misses == 5
 
 
-async def test_a_row_from_before_the_doorbell_was_ready_is_no_miss():
-    async with realtime() as server, listening(server.url) as ears:
+async def test_a_row_from_before_the_listener_was_ready_is_not_a_miss():
+    async with realtime() as server, listening(server.url) as heard:
         for _ in range(5):
-            ears.bell.missed()
-        await ears.ready()
+            heard.listener.missed()
+        await heard.ready()
         for _ in range(5):
-            ears.bell.missed(age=60)
-        assert ears.bell.misses == 0
+            heard.listener.missed(age=60)
+        assert heard.listener.misses == 0
 
 
-async def test_failures_in_a_row_are_further_and_further_apart():
-    bell = silent("http://127.0.0.1:9", pace=Pace(first=1, longest=10)).bell
-    bell._jitter = lambda: 1.0
+async def test_repeated_failures_back_off():
+    listener = not_started("http://127.0.0.1:9", pace=Pace(first=1, longest=10)).listener
+    listener._jitter = lambda: 1.0
     lost = Ending(reason="lost")
-    assert [bell._delay(lost) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
-    assert bell._delay(Ending(reason="lost", ready_seconds=61)) == 1
-    assert bell._delay(Ending(reason="ChannelRateLimitReached: x")) == 30
-    bell._jitter = lambda: 0.0
-    assert bell._delay(Ending(reason="lost", ready_seconds=61)) == 0.5
+    assert [listener._delay(lost) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
+    assert listener._delay(Ending(reason="lost", ready_seconds=61)) == 1
+    assert listener._delay(Ending(reason="ChannelRateLimitReached: x")) == 30
+    listener._jitter = lambda: 0.0
+    assert listener._delay(Ending(reason="lost", ready_seconds=61)) == 0.5
 
 
 @pytest.mark.parametrize("url", ["", "x.supabase.co", "ftp://x.supabase.co", "https://"])
-def test_an_address_that_is_no_project_is_refused_at_start(url):
+def test_an_invalid_project_url_is_refused_at_start(url):
     with pytest.raises(ValueError, match="Supabase URL"):
-        RealtimeDoorbell(url=url, key=KEY, on_ring=print, on_ready=print)
+        RealtimeListener(url=url, key=KEY, on_hint=print, on_ready=print)
 
 
 async def test_the_key_goes_to_the_server_and_into_no_log(caplog, capsys):
@@ -358,19 +368,19 @@ async def test_the_key_goes_to_the_server_and_into_no_log(caplog, capsys):
         reason = {"reason": f"InvalidJWTToken: {peer.token}"}
         await peer.send("phx_reply", {"status": "error", "response": reason}, ref)
 
-    first, second = Manners(join=unreadable), Manners(join=echo_key)
-    async with realtime(first, second) as server, listening(server.url) as ears:
-        await ears.ring()
+    first, second = Behaviour(join=unreadable), Behaviour(join=echo_key)
+    async with realtime(first, second) as server, listening(server.url) as heard:
+        await heard.hint()
         peer = await server.peer()
         assert peer.token == KEY
         assert server.paths[0] == f"/realtime/v1/websocket?apikey={KEY}&vsn=1.0.0"
         peer.drop()
-        await ears.ready()
-        await ears.ready()
+        await heard.ready()
+        await heard.ready()
     client_logs = [r.getMessage() for r in caplog.records if not r.name.startswith("websockets.s")]
     printed = capsys.readouterr()
     everything = "\n".join([*client_logs, printed.out, printed.err])
-    assert "InvalidJWTToken" in everything, "what happened is told"
+    assert "InvalidJWTToken" in everything, "the reason is logged"
     assert KEY not in everything
     assert "ROWDATA" not in everything
 
@@ -379,17 +389,17 @@ async def test_the_key_goes_to_the_server_and_into_no_log(caplog, capsys):
     "name",
     ["insert_update_delete", "identity_full", "subscribed_twice"],
 )
-async def test_the_frames_of_a_real_server_ring_once_for_each_row(name):
+async def test_the_frames_of_a_real_server_give_one_hint_for_each_row(name):
     recording = Recording.load(name)
-    manners = Manners(join=recording.play)
-    async with realtime(manners) as server, listening(server.url) as ears:
-        await ears.ready()
+    behaviour = Behaviour(join=recording.play)
+    async with realtime(behaviour) as server, listening(server.url) as heard:
+        await heard.ready()
         inserts, deletes = recording.changes("INSERT"), recording.changes("DELETE")
-        rings = [await ears.ring() for _ in range(len(inserts) + len(deletes))]
-        assert [r.job_id for r in rings if r.kind is RingKind.INSERT] == inserts
-        assert [r.job_id for r in rings if r.kind is RingKind.DELETE] == deletes
-        assert ears.rings.empty()
-        assert ears.readies.qsize() == (1 if name == "subscribed_twice" else 0)
+        hints = [await heard.hint() for _ in range(len(inserts) + len(deletes))]
+        assert [r.job_id for r in hints if r.kind is HintKind.INSERT] == inserts
+        assert [r.job_id for r in hints if r.kind is HintKind.DELETE] == deletes
+        assert heard.hints.empty()
+        assert heard.readies.qsize() == (1 if name == "subscribed_twice" else 0)
 
 
 @pytest.mark.parametrize(
@@ -405,19 +415,19 @@ async def test_the_frames_of_a_real_server_ring_once_for_each_row(name):
 )
 async def test_a_session_that_a_real_server_ended_is_replaced(name, reason):
     recording = Recording.load(name)
-    async with realtime(Manners(join=recording.play)) as server, listening(server.url) as ears:
-        await until(lambda: ears.bell.rebuilds == 1)
+    async with realtime(Behaviour(join=recording.play)) as server, listening(server.url) as heard:
+        await until(lambda: heard.listener.rebuilds == 1)
         for job_id in recording.changes("INSERT"):
-            assert (await ears.ring()).job_id == job_id
-        await until(lambda: ears.bell.sessions == 2 and state_of(ears) == "ready")
-    assert reason in str(ears.troubles)
+            assert (await heard.hint()).job_id == job_id
+        await until(lambda: heard.listener.sessions == 2 and state_of(heard) == "ready")
+    assert reason in str(heard.failures)
 
 
-async def test_without_the_right_to_read_the_rows_nothing_rings_and_misses_are_noticed():
+async def test_without_the_right_to_read_rows_there_are_no_hints_and_misses_are_noticed():
     recording = Recording.load("no_select_grant")
-    async with realtime(Manners(join=recording.play)) as server, listening(server.url) as ears:
-        await ears.ready()
+    async with realtime(Behaviour(join=recording.play)) as server, listening(server.url) as heard:
+        await heard.ready()
         assert json.dumps(recording.lines).count("Error 401") > 1
         for _ in range(3):
-            ears.bell.missed()
-        await works(server, ears)
+            heard.listener.missed()
+        await works(server, heard)

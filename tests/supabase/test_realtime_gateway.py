@@ -1,4 +1,4 @@
-"""The doorbell at the local stack: from a row changed by plain SQL to a ring."""
+"""The listener at the local stack: from a row changed by plain SQL to a hint."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -8,8 +8,8 @@ import pytest
 
 from devstack.postgres import Postgres
 from devstack.stack import Stack
-from tests.supabase.realtime_ears import Ears, listening, until
-from worker.supabase.realtime import RingKind
+from tests.supabase.heard import Heard, listening, until
+from worker.supabase.realtime import HintKind
 
 # The library reads attributes that its own websockets release has deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -36,7 +36,7 @@ async def stack(postgres: Postgres) -> AsyncIterator[Stack]:
 
 
 async def sql(stack: Stack, text: str, *values: object, writer: str = "") -> str:
-    """Run one statement as the database's owner, like psql, or as the worker's functions do."""
+    """Run one statement as the database's owner, or with `writer` as the worker's functions do."""
     async with await psycopg.AsyncConnection.connect(stack.database_url) as link:
         await link.execute("select set_config('video_jobs.writer', %s, true)", [writer])
         cursor = await link.execute(text.encode(), values)
@@ -44,63 +44,63 @@ async def sql(stack: Stack, text: str, *values: object, writer: str = "") -> str
         return str(row[0]) if row else ""
 
 
-async def rings_within_a_second(stack: Stack, ears: Ears) -> None:
-    """One ring may be late or lost, by Realtime's nature; three in a row may not."""
+async def hears_within_a_second(stack: Stack, heard: Heard) -> None:
+    """Check that one of three inserts is heard quickly; Realtime may delay or lose a single one."""
     for _ in range(3):
         job_id = await sql(stack, INSERT)
         try:
             async with asyncio.timeout(1):
-                while (await ears.rings.get()).job_id != job_id:
+                while (await heard.hints.get()).job_id != job_id:
                     pass
         except TimeoutError:
             continue
         return
-    pytest.fail("no row rang within a second")
+    pytest.fail("no row was heard of within a second")
 
 
 @pytest.mark.parametrize("kind", ["service_role", "secret"])
-async def test_a_row_inserted_by_sql_rings_within_a_second_for_both_kinds_of_key(stack, kind):
-    async with listening(stack.url, getattr(stack.keys, kind)) as ears:
-        await ears.ready()
-        await rings_within_a_second(stack, ears)
+async def test_a_row_inserted_by_sql_is_heard_within_a_second_with_both_kinds_of_key(stack, kind):
+    async with listening(stack.url, getattr(stack.keys, kind)) as heard:
+        await heard.ready()
+        await hears_within_a_second(stack, heard)
 
 
-async def test_cancel_retry_and_delete_ring_and_progress_does_not(stack):
-    async with listening(stack.url, stack.keys.service_role) as ears:
-        await ears.ready()
+async def test_cancel_retry_and_delete_give_hints_and_progress_does_not(stack):
+    async with listening(stack.url, stack.keys.service_role) as heard:
+        await heard.ready()
         job_id = await sql(stack, INSERT)
-        assert (await ears.ring()).kind is RingKind.INSERT
+        assert (await heard.hint()).kind is HintKind.INSERT
         update = "update public.video_jobs set {} where id = %s"
         for columns in ("status = 'preparing', attempt = 1", "progress = 10", "progress = 20"):
             await sql(stack, update.format(columns), job_id, writer="worker")
         await sql(stack, update.format("cancel_requested = true"), job_id)
-        ring = await ears.ring()
-        assert (ring.kind, ring.job_id) == (RingKind.CANCEL, job_id), "nothing rang in between"
+        hint = await heard.hint()
+        assert (hint.kind, hint.job_id) == (HintKind.CANCEL, job_id), "no hint in between"
         await sql(stack, "delete from public.video_jobs where id = %s", job_id)
-        ring = await ears.ring()
-        assert (ring.kind, ring.job_id) == (RingKind.DELETE, job_id)
-        assert ears.rings.empty()
+        hint = await heard.hint()
+        assert (hint.kind, hint.job_id) == (HintKind.DELETE, job_id)
+        assert heard.hints.empty()
 
 
-async def test_a_status_set_back_to_queued_rings_as_a_retry(stack):
-    async with listening(stack.url, stack.keys.service_role) as ears:
-        await ears.ready()
+async def test_a_status_set_back_to_queued_is_heard_as_a_retry(stack):
+    async with listening(stack.url, stack.keys.service_role) as heard:
+        await heard.ready()
         job_id = await sql(stack, INSERT)
-        await ears.ring()
+        await heard.hint()
         await sql(stack, "update public.video_jobs set status = 'cancelled' where id = %s", job_id)
-        assert (await ears.ring()).kind is RingKind.CANCEL
+        assert (await heard.hint()).kind is HintKind.CANCEL
         await sql(stack, "update public.video_jobs set status = 'queued' where id = %s", job_id)
-        ring = await ears.ring()
-        assert (ring.kind, ring.job_id) == (RingKind.RETRY, job_id)
+        hint = await heard.hint()
+        assert (hint.kind, hint.job_id) == (HintKind.RETRY, job_id)
 
 
 @pytest.mark.parametrize(
     "fault", ["cut", "closed 1012", "system error", "token expired", "frozen", "joins refused"]
 )
-async def test_the_doorbell_comes_back_after_each_fault_of_the_gateway(stack, fault):
+async def test_the_listener_recovers_from_each_fault_of_the_gateway(stack, fault):
     hub = stack.gateway.realtime
-    async with listening(stack.url, stack.keys.service_role) as ears:
-        await ears.ready()
+    async with listening(stack.url, stack.keys.service_role) as heard:
+        await heard.ready()
         if fault == "cut":
             await hub.drop()
         elif fault == "closed 1012":
@@ -111,43 +111,43 @@ async def test_the_doorbell_comes_back_after_each_fault_of_the_gateway(stack, fa
             hub.system_error("Token has expired 0 seconds ago", fatal=True)
         elif fault == "frozen":
             hub.apply({"freeze": True})
-            await until(lambda: ears.bell.rebuilds > 0)
+            await until(lambda: heard.listener.rebuilds > 0)
             hub.apply({"freeze": False})
         else:
             hub.apply({"refuse_joins": "UnableToConnectToProject: no"})
             await hub.drop()
-            await until(lambda: ears.bell.rebuilds > 3)
+            await until(lambda: heard.listener.rebuilds > 3)
             hub.apply({"refuse_joins": None})
-        await ears.ready()
-        await rings_within_a_second(stack, ears)
+        await heard.ready()
+        await hears_within_a_second(stack, heard)
 
 
-async def test_a_swallowed_row_is_reported_by_the_sweep_and_the_doorbell_recovers(stack):
+async def test_a_lost_event_is_reported_by_the_sweep_and_the_listener_recovers(stack):
     hub = stack.gateway.realtime
-    async with listening(stack.url, stack.keys.service_role) as ears:
-        await ears.ready()
+    async with listening(stack.url, stack.keys.service_role) as heard:
+        await heard.ready()
         hub.apply({"mute": True})
         await sql(stack, INSERT)
         await until(lambda: hub.lost == 1)
         hub.apply({"mute": False})
         for _ in range(3):
-            ears.bell.missed()
-        await ears.ready()
-        await rings_within_a_second(stack, ears)
+            heard.listener.missed()
+        await heard.ready()
+        await hears_within_a_second(stack, heard)
 
 
-async def test_a_table_outside_the_publication_is_told_and_heals_when_it_is_added(stack):
+async def test_a_table_outside_the_publication_is_reported_and_works_once_it_is_added(stack):
     await sql(stack, "alter publication supabase_realtime drop table public.video_jobs")
-    async with listening(stack.url, stack.keys.service_role) as ears:
-        await until(lambda: len(ears.troubles) > 4)
-        assert "Please check Realtime is enabled" in str(ears.troubles)
-        assert ears.readies.empty()
+    async with listening(stack.url, stack.keys.service_role) as heard:
+        await until(lambda: len(heard.failures) > 4)
+        assert "Please check Realtime is enabled" in str(heard.failures)
+        assert heard.readies.empty()
         await sql(stack, "alter publication supabase_realtime add table public.video_jobs")
-        await ears.ready()
-        await rings_within_a_second(stack, ears)
+        await heard.ready()
+        await hears_within_a_second(stack, heard)
 
 
-async def test_a_wrong_key_is_told_in_words_that_help(stack):
-    async with listening(stack.url, "sb_secret_wrong") as ears:
-        await until(lambda: len(ears.troubles) > 2)
-        assert "HTTP 401: check SUPABASE_SERVICE_ROLE_KEY" in str(ears.troubles)
+async def test_a_wrong_key_is_reported_with_the_setting_to_check(stack):
+    async with listening(stack.url, "sb_secret_wrong") as heard:
+        await until(lambda: len(heard.failures) > 2)
+        assert "HTTP 401: check SUPABASE_SERVICE_ROLE_KEY" in str(heard.failures)

@@ -1,1 +1,1 @@
-"""The commands of `python -m worker`, one file for each family; thin, with the work elsewhere."""
+"""The commands of `python -m worker`, one file for each; they only call other packages."""

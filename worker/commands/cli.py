@@ -1,4 +1,4 @@
-"""The commands of `python -m worker`, put together; each lives in worker/commands/."""
+"""The command line of `python -m worker`: registers the commands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.commands import doctor, jobs, migrate, plan, submit, workflow
 from worker.commands import run as run_command
 
 app = typer.Typer(
-    help="The worker between Supabase and RunPod for talking-head videos.",
+    help="Worker between Supabase and RunPod that renders talking-head videos.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""`doctor`: says what is wrong before jobs do."""
+"""`doctor`: finds problems of the setup before jobs fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.doctor.examine import CHECKS, SETTINGS, Check, examine
 from worker.doctor.probe import NAME, ProbeOptions, expected_gpu_seconds, probe
 from worker.doctor.result import Result, warn
 from worker.runtime.logs import Redactor, set_up_logs
-from worker.settings import load_what_is_right
+from worker.settings import load_valid_settings
 from worker.supabase.store import TIMEOUT
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -32,23 +32,25 @@ def register(app: typer.Typer) -> None:
 def doctor(
     json: JsonOption = False,
     only: Annotated[
-        list[str] | None, typer.Option(help="Only checks whose names begin so; may be repeated.")
+        list[str] | None, typer.Option(help="Only checks with this prefix; repeatable.")
     ] = None,
     probe_run: Annotated[
         bool,
-        typer.Option("--probe-run", help="Also render the cheapest video, which costs GPU time."),
+        typer.Option(
+            "--probe-run", help="Also render the cheapest possible video; costs GPU time."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the probe run.")] = False,
-    image: Annotated[str | None, typer.Option(help="The probe run's image address.")] = None,
-    audio: Annotated[str | None, typer.Option(help="The probe run's audio address.")] = None,
+    image: Annotated[str | None, typer.Option(help="Image URL for the probe run.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio URL for the probe run.")] = None,
     minutes: Annotated[
         float, typer.Option(min=1, help="How long to wait for the probe run.")
     ] = 40.0,
 ) -> None:
-    """Check settings, Supabase, RunPod, the webhook and the media libraries; exit 1 on a fail."""
-    checks, judged = _chosen(only)
+    """Check settings, Supabase, RunPod, webhook and media libraries; exit 1 if one fails."""
+    checks, with_settings = _chosen(only)
     options = ProbeOptions(image=image, audio=audio, patience=60 * minutes)
-    settings, problems = load_what_is_right()
+    settings, problems = load_valid_settings()
     set_up_logs(level="error", style="console", stream=sys.stderr, secrets=settings.secrets)
     if probe_run and not yes and not problems:
         _ask(expected_gpu_seconds(settings.seconds_per_window))
@@ -56,21 +58,21 @@ def doctor(
     async def examined() -> list[Result]:
         async with httpx.AsyncClient(timeout=TIMEOUT) as http:
             context = Context(settings=settings, problems=problems, http=http)
-            results = await examine(context, checks, settings=judged)
+            results = await examine(context, checks, settings=with_settings)
             if probe_run and problems:
                 wrong = ", ".join(problems)
-                results.append(warn(NAME, "Not made.", f"Mend the settings first: {wrong}."))
+                results.append(warn(NAME, "Not done.", f"Fix these settings first: {wrong}."))
             elif probe_run:
                 results.append(await probe(context, options, _say))
             return results
 
     redactor = Redactor(settings.secrets)
-    results = [_clean(redactor, one) for one in asyncio.run(examined())]
-    failed = any(one.level == "fail" for one in results)
+    results = [_clean(redactor, result) for result in asyncio.run(examined())]
+    failed = any(result.level == "fail" for result in results)
     if json:
-        print_json({"ok": not failed, "checks": [one.as_json() for one in results]})
+        print_json({"ok": not failed, "checks": [result.as_json() for result in results]})
     else:
-        _tell(results)
+        _print(results)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -79,47 +81,47 @@ def _say(text: str) -> None:
 
 
 def _ask(seconds: float) -> None:
-    cost = (
-        f"The probe run takes about {seconds:.0f} s of a GPU and the time in which a worker starts."
-    )
+    cost = f"The probe run is a paid GPU run: about {seconds:.0f} s, plus the start of a worker."
     if not sys.stdin.isatty():
-        typer.echo(f"{cost} To agree without being asked, add --yes.", err=True)
+        typer.echo(f"{cost} To run it without a question, add --yes.", err=True)
         raise typer.Exit(REFUSED)
-    typer.confirm(f"{cost} Go on?", abort=True, err=True)
+    typer.confirm(f"{cost} Continue?", abort=True, err=True)
 
 
 def _chosen(only: list[str] | None) -> tuple[Sequence[Check], bool]:
-    """The checks that were asked for, and whether the settings are to be judged as a whole."""
+    """Return the chosen checks, and whether to report all settings."""
     if not only:
         return CHECKS, True
-    begins = tuple(only)
-    chosen = [check for check in CHECKS if check.name.startswith(begins)]
-    judged = SETTINGS.startswith(begins)
-    if not chosen and not judged:
+    prefixes = tuple(only)
+    chosen = [check for check in CHECKS if check.name.startswith(prefixes)]
+    with_settings = SETTINGS.startswith(prefixes)
+    if not chosen and not with_settings:
         names = ", ".join([SETTINGS, *(check.name for check in CHECKS)])
-        raise typer.BadParameter(f"no check begins so; there are: {names}", param_hint="--only")
-    return chosen, judged
+        raise typer.BadParameter(
+            f"no check has this prefix; the checks are: {names}", param_hint="--only"
+        )
+    return chosen, with_settings
 
 
 def _clean(redactor: Redactor, result: Result) -> Result:
-    """Foreign words travel in messages: one line each, and no secret."""
+    """Return the result without secrets and line breaks: messages may quote other services."""
     return replace(
         result,
         message=" ".join(redactor.text(result.message).split()),
-        mend=" ".join(redactor.text(result.mend).split()),
+        fix=" ".join(redactor.text(result.fix).split()),
     )
 
 
-def _tell(results: Sequence[Result]) -> None:
-    width = max(len(one.name) for one in results)
+def _print(results: Sequence[Result]) -> None:
+    width = max(len(result.name) for result in results)
     print_lines(
         [
             Text.assemble(
-                (f"{one.level:<4}", COLOURS[one.level]),
-                f"  {one.name:<{width}}  {one.message} {one.mend}".rstrip(),
+                (f"{result.level:<4}", COLOURS[result.level]),
+                f"  {result.name:<{width}}  {result.message} {result.fix}".rstrip(),
             )
-            for one in results
+            for result in results
         ]
     )
-    counts = {level: sum(one.level == level for one in results) for level in COLOURS}
+    counts = {level: sum(result.level == level for result in results) for level in COLOURS}
     typer.echo(", ".join(f"{number} {level}" for level, number in counts.items()))

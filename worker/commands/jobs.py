@@ -1,4 +1,4 @@
-"""`jobs list|show|cancel|retry`: the table for operators."""
+"""`jobs list|show|cancel|retry`: the jobs table for operators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from worker.commands.jobs_view import as_line, job_lines, table_view
+from worker.commands.jobs_view import NO_MATCH, as_line, job_lines, table_view
 from worker.commands.output import (
     FAILED,
     REFUSED,
@@ -31,11 +31,11 @@ from worker.supabase.jobs_table import JobsTable
 WATCH_SECONDS = 2.0
 T = TypeVar("T")
 Row = Mapping[str, Any]
-Ids = Annotated[list[uuid.UUID] | None, typer.Argument(help="Ids of jobs.", show_default=False)]
-CodeOption = Annotated[str | None, typer.Option(help="Only those that failed with this code.")]
-UserOption = Annotated[uuid.UUID | None, typer.Option(help="Only those of this user_id.")]
+Ids = Annotated[list[uuid.UUID] | None, typer.Argument(help="Job ids.", show_default=False)]
+CodeOption = Annotated[str | None, typer.Option(help="Only jobs with this error code.")]
+UserOption = Annotated[uuid.UUID | None, typer.Option(help="Only jobs of this user_id.")]
 
-jobs_app = typer.Typer(help="Look at jobs, cancel them, try them again.", no_args_is_help=True)
+jobs_app = typer.Typer(help="List, show, cancel and retry jobs.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -54,18 +54,18 @@ def _json_wanted(asked: bool) -> bool:
 @jobs_app.command("list")
 def list_jobs(
     status: Annotated[
-        list[JobStatus] | None, typer.Option(help="Only these; may be repeated.")
+        list[JobStatus] | None, typer.Option(help="Only jobs with this status; repeatable.")
     ] = None,
     code: CodeOption = None,
     user: UserOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many jobs.")] = 20,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show changes as they come, until Ctrl-C.")
+        bool, typer.Option("--watch", help="Keep the list up to date until Ctrl-C.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """List jobs, the newest first; as JSON when the output is no terminal."""
-    statuses = tuple(one.value for one in status or ())
+    """List jobs, newest first; prints JSON if the output is not a terminal."""
+    statuses = tuple(wanted.value for wanted in status or ())
 
     async def find(table: JobsTable) -> list[dict[str, Any]]:
         return await table.find(statuses=statuses, code=code, user_id=_text(user), limit=limit)
@@ -86,16 +86,16 @@ def list_jobs(
 def show(
     job_id: Annotated[uuid.UUID, typer.Argument(help="The job's id.")], json: JsonOption = False
 ) -> None:
-    """Show one job: its state, plan, submissions, GPU seconds, cost and timeline."""
+    """Show one job: state, plan, submissions, GPU seconds, cost and timeline."""
 
-    async def look(table: JobsTable) -> dict[str, Any] | None:
+    async def read(table: JobsTable) -> dict[str, Any] | None:
         row, submissions, events = await asyncio.gather(
             table.get(str(job_id)), table.submissions(str(job_id)), table.events(str(job_id))
         )
         if row is None and not submissions and not events:
             return None
-        gpu = sum(one["execution_ms"] or 0 for one in submissions) / 1000
-        costs = [one["cost_usd"] for one in submissions if one["cost_usd"] is not None]
+        gpu = sum(submission["execution_ms"] or 0 for submission in submissions) / 1000
+        costs = [s["cost_usd"] for s in submissions if s["cost_usd"] is not None]
         return {
             "job": row,
             "gpu_seconds": gpu,
@@ -105,7 +105,7 @@ def show(
         }
 
     with refusals(json):
-        found = asyncio.run(_with_table(look))
+        found = asyncio.run(_with_table(read))
     if found is None:
         _no_such_job(job_id, json)
     elif _json_wanted(json):
@@ -116,28 +116,30 @@ def show(
 
 @jobs_app.command()
 def cancel(ids: Ids = None, json: JsonOption = False) -> None:
-    """Ask for the end of jobs; a live run is cancelled at RunPod too."""
+    """Cancel jobs; a live run is cancelled at RunPod too."""
     if not ids:
-        raise typer.BadParameter("name at least one job", param_hint="IDS")
-    _each([str(one) for one in ids], lambda table: table.cancel, json)
+        raise typer.BadParameter("give at least one job id", param_hint="IDS")
+    _each([str(job_id) for job_id in ids], lambda table: table.cancel, json)
 
 
 @jobs_app.command()
 def retry(
     ids: Ids = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All failed jobs that fit.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All failed jobs that match --code and --user.")
+    ] = False,
     code: CodeOption = None,
     user: UserOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Retry at most this many jobs.")] = 100,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Try failed or cancelled jobs again: the named ones, or with --failed all that fit."""
+    """Retry failed or cancelled jobs: those given by id, or all failed ones with --failed."""
     if bool(ids) == failed or (ids and (code or user)):
         raise typer.BadParameter(
-            "name jobs, or use --failed (with --code or --user)", param_hint="IDS"
+            "give job ids, or use --failed (with --code or --user)", param_hint="IDS"
         )
-    chosen = [str(one) for one in ids or ()]
+    chosen = [str(job_id) for job_id in ids or ()]
     if failed:
         with refusals(json):
             rows = asyncio.run(
@@ -154,20 +156,21 @@ def retry(
 
 
 def _ask(number: int) -> None:
+    question = f"Retry {number} job{'s' * (number > 1)}? Each is a paid GPU run."
     if not sys.stdin.isatty():
-        typer.echo(f"{number} jobs would be tried again, which costs money: add --yes.", err=True)
+        typer.echo(f"{question} To run without a question, add --yes.", err=True)
         raise typer.Exit(REFUSED)
-    typer.confirm(f"Try {number} jobs again, each a paid run?", abort=True, err=True)
+    typer.confirm(question, abort=True, err=True)
 
 
 Action = Callable[[str], Awaitable[dict[str, Any] | None]]
 
 
 def _each(ids: Sequence[str], choose: Callable[[JobsTable], Action], json: bool) -> None:
-    """Do the same to each job; one that is refused does not stop the others."""
+    """Do the same to each job; a refused job does not stop the others."""
 
     async def act(table: JobsTable) -> list[dict[str, Any]]:
-        return [await _done(choose(table), one) for one in ids]
+        return [await _done(choose(table), job_id) for job_id in ids]
 
     with refusals(json):
         answers = asyncio.run(_with_table(act))
@@ -177,8 +180,8 @@ def _each(ids: Sequence[str], choose: Callable[[JobsTable], Action], json: bool)
         for answer in answers:
             typer.echo(f"{answer['id']}  {as_line(answer)}")
         if not answers:
-            typer.echo("No job fits.")
-    raise typer.Exit(FAILED if any("refused" in one for one in answers) else 0)
+            typer.echo(NO_MATCH)
+    raise typer.Exit(FAILED if any("refused" in answer for answer in answers) else 0)
 
 
 async def _done(action: Action, job_id: str) -> dict[str, Any]:
@@ -199,7 +202,8 @@ async def _watch(
 ) -> None:
     """Redraw the table, or print a JSON line for each row that is new or changed.
 
-    Once it has answered, Supabase may be away for a while: the last table stays and says so.
+    After the first answer, Supabase may be unavailable for a while: the last table stays, with a
+    note.
     """
     seen: dict[str, object] = {}
     rows: list[dict[str, Any]] | None = None
@@ -207,17 +211,17 @@ async def _watch(
     async with opened(load_table_settings()) as (table, _storage):
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                trouble = ""
+                problem = ""
                 try:
                     rows = await find(table)
                 except StoreUnavailable as error:
                     if rows is None:
                         raise
-                    trouble = error.message
+                    problem = error.message
                 if as_json:
                     _print_changes(rows, seen)
                 else:
-                    note = Text(trouble, style="red")
+                    note = Text(problem, style="red")
                     live.update(Group(table_view(rows, width=console.width), note), refresh=True)
                 await asyncio.sleep(WATCH_SECONDS)
 
@@ -237,7 +241,7 @@ def _until_interrupted(work: Any) -> None:
 
 
 def _no_such_job(job_id: uuid.UUID, json: bool) -> None:
-    text = f"There is no job {job_id}, and no trace of one."
+    text = f"There is no job {job_id}, and no history of one."
     if _json_wanted(json):
         print_json({"error_code": "job_missing", "error_message": text})
     else:

@@ -1,4 +1,4 @@
-"""Jobs as people see them on a terminal: a table that fits, and one job line by line."""
+"""Jobs on a terminal: a table that fits its width, and the details of one job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from worker.commands.table import ENDED, PHASES, describe
 
 Row = Mapping[str, Any]
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
-# From 80 columns on, ids, days, states and error codes fit beside each other.
+NO_MATCH = "No matching jobs."
+# Widths from which a short, and a full, time of creation fits beside id, status and error code.
 _NARROW, _WIDE = 80, 100
 _FACTS = ("user_id", "image_url", "audio_url", "video_url", "error_code", "error_message")
 _PLAN = (
@@ -23,14 +24,14 @@ _PLAN = (
 
 
 def as_line(row: Row) -> str:
-    """What became of a job, or why it was refused."""
+    """Return the job's state, or why the request was refused."""
     return f"refused: {row['refused']}" if "refused" in row else describe(row)
 
 
 def table_view(rows: Sequence[Row], *, width: int) -> RenderableType:
-    """One line for each job; ids, states and error codes are never cut from 80 columns on."""
+    """Return one line per job; from 80 columns on, ids, statuses and error codes are never cut."""
     if not rows:
-        return Text("No job fits.")
+        return Text(NO_MATCH)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("id", no_wrap=True, min_width=36)
     if width >= _NARROW:
@@ -49,7 +50,7 @@ def table_view(rows: Sequence[Row], *, width: int) -> RenderableType:
 
 
 def _what(row: Row) -> str:
-    """Why it failed, or how far it is; and what it has cost."""
+    """Return why it failed or how far it is, and its cost."""
     if row["status"] in ENDED:
         parts = [row["error_code"]]
     else:
@@ -61,14 +62,14 @@ def _what(row: Row) -> str:
             row.get("phase_detail"),
         ]
     cost = money(row["cost_usd"])
-    return ", ".join([str(one) for one in parts if one] + ([f"${cost}"] if cost else []))
+    return ", ".join([str(part) for part in parts if part] + ([f"${cost}"] if cost else []))
 
 
 def job_lines(found: Mapping[str, Any]) -> Iterator[Text]:
-    """A job with its plan, submissions and timeline."""
+    """Yield the lines of a job with its plan, submissions and timeline."""
     job, submissions = found["job"], found["submissions"]
     if job is None:
-        yield Text("The job was deleted; this is what is left of it.", style="yellow")
+        yield Text("The job was deleted; this is its remaining history.", style="yellow")
     else:
         yield from _facts(job)
     if submissions:
@@ -77,13 +78,13 @@ def job_lines(found: Mapping[str, Any]) -> Iterator[Text]:
         cost = money(found["cost_usd"])
         spent = f"{found['gpu_seconds']:.1f} s{f', ${cost}' if cost else ''}"
         yield _pair("GPU", spent)
-        for one in submissions:
+        for submission in submissions:
             yield Text()
-            yield from _submission(one)
+            yield from _submission(submission)
     yield Text("\ntimeline (UTC; try.attempt)", style="bold")
-    runs = {(one["attempt"], one["runpod_job_id"]) for one in submissions}
-    for one in found["events"]:
-        yield _event(one, runs)
+    runs = {(row["attempt"], row["runpod_job_id"]) for row in submissions}
+    for event in found["events"]:
+        yield _event(event, runs)
 
 
 def _facts(job: Row) -> Iterator[Text]:
@@ -95,30 +96,30 @@ def _facts(job: Row) -> Iterator[Text]:
         if job[name]:
             value = str(job[name])
             yield _pair(name, value.partition("?")[0] if name.endswith("_url") else value)
-    for notice in job["warnings"] or ():
-        yield _pair("warning", f"{notice['code']}: {notice['message']}", "yellow")
+    for warning in job["warnings"] or ():
+        yield _pair("warning", f"{warning['code']}: {warning['message']}", "yellow")
 
 
-def _submission(one: Row) -> Iterator[Text]:
-    times = {"waited": seconds(one["delay_ms"]), "GPU": seconds(one["execution_ms"])}
-    parts = [one["state"], *(f"{name} {value} s" for name, value in times.items() if value)]
-    if cost := money(one["cost_usd"]):
+def _submission(row: Row) -> Iterator[Text]:
+    times = {"waited": seconds(row["delay_ms"]), "GPU": seconds(row["execution_ms"])}
+    parts = [row["state"], *(f"{name} {value} s" for name, value in times.items() if value)]
+    if cost := money(row["cost_usd"]):
         parts.append(f"${cost}")
-    where = f"{one['try_number']}.{one['attempt']}"
-    yield _pair("submission", f"{where}  {', '.join(parts)}", COLOURS.get(one["state"], ""))
-    yield _pair("run", one["runpod_job_id"] or "unknown")
-    if one["error_code"]:
-        yield _pair("error", ": ".join([one["error_code"], *filter(None, [one["raw_error"]])]))
+    where = f"{row['try_number']}.{row['attempt']}"
+    yield _pair("submission", f"{where}  {', '.join(parts)}", COLOURS.get(row["state"], ""))
+    yield _pair("run", row["runpod_job_id"] or "unknown")
+    if row["error_code"]:
+        yield _pair("error", ": ".join([row["error_code"], *filter(None, [row["raw_error"]])]))
 
 
-def _event(one: Row, runs: set[tuple[int, str | None]]) -> Text:
-    """One step; a run's id that stands with its submission is not told again."""
-    detail = dict(one["detail"] or {})
-    if (one["attempt"], detail.get("runpod_job_id")) in runs:
+def _event(row: Row, runs: set[tuple[int, str | None]]) -> Text:
+    """Return one step; a run id that its submission already shows is left out."""
+    detail = dict(row["detail"] or {})
+    if (row["attempt"], detail.get("runpod_job_id")) in runs:
         detail.pop("runpod_job_id", None)
-    told = ", ".join(f"{name} {value}" for name, value in detail.items())
-    where = f"{one['try_number']}.{one['attempt']}"
-    return Text(f"{instant(one['at'])}  {where:<5} {one['event']:<22} {told}".rstrip())
+    facts = ", ".join(f"{name} {value}" for name, value in detail.items())
+    where = f"{row['try_number']}.{row['attempt']}"
+    return Text(f"{instant(row['at'])}  {where:<5} {row['event']:<22} {facts}".rstrip())
 
 
 def _pair(name: str, value: str, style: str = "") -> Text:
@@ -126,15 +127,15 @@ def _pair(name: str, value: str, style: str = "") -> Text:
 
 
 def instant(text: str) -> str:
-    """An instant as PostgREST writes it, to the second."""
+    """Format an instant from PostgREST, to the second."""
     return text[:19].replace("T", " ")
 
 
 def money(value: object) -> str:
-    """US dollars, nothing when unknown."""
+    """Format US dollars; empty if unknown."""
     return "" if value is None else f"{float(str(value)):.3f}"
 
 
 def seconds(milliseconds: int | None) -> str:
-    """Seconds, nothing when unknown."""
+    """Format milliseconds as seconds; empty if unknown."""
     return "" if milliseconds is None else f"{milliseconds / 1000:.1f}"

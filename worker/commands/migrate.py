@@ -1,4 +1,4 @@
-"""`migrate`: applies sql/migrations to DATABASE_URL; nothing else speaks to Postgres directly."""
+"""`migrate`: applies sql/migrations to DATABASE_URL; the only user of a direct connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.runtime.data_files import data_file
 from worker.settings import database_url
 
 if TYPE_CHECKING:
-    # At run time it is imported where it is used: the daemon would carry its 9 MB for nothing.
+    # Imported only where it is used: the daemon does not need its 9 MB of memory.
     import psycopg
 
 _LOCK = 6_030_272_911
@@ -24,12 +24,12 @@ def register(app: typer.Typer) -> None:
 
 
 def migrations() -> list[Path]:
-    """The files, in order."""
+    """Return the migration files, in order."""
     return sorted(data_file("sql", "migrations").glob("[0-9]*.sql"))
 
 
 def pending(connection: psycopg.Connection[tuple[object, ...]]) -> list[Path]:
-    """The files that have not recorded themselves in this database."""
+    """Return the files that this database has not recorded as applied."""
     row = connection.execute("select to_regclass('public.video_job_migrations')").fetchone()
     done: set[object] = set()
     if row is not None and row[0] is not None:
@@ -39,7 +39,7 @@ def pending(connection: psycopg.Connection[tuple[object, ...]]) -> list[Path]:
 
 
 def apply(url: str, *, dry_run: bool = False, again: bool = False) -> list[str]:
-    """Apply what is missing (or everything again); each file is its own transaction."""
+    """Apply the missing files, or all of them again; each file is its own transaction."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True, connect_timeout=15) as connection:
@@ -51,7 +51,7 @@ def apply(url: str, *, dry_run: bool = False, again: bool = False) -> list[str]:
                     _execute(connection, path)
                 names.append(path.stem)
             if names and not dry_run:
-                # PostgREST keeps the functions' signatures in memory.
+                # PostgREST caches the functions' signatures.
                 connection.execute("notify pgrst, 'reload schema'")
             return names
         finally:
@@ -65,30 +65,30 @@ def _execute(connection: psycopg.Connection[tuple[object, ...]], path: Path) -> 
     try:
         connection.execute(sql.SQL(path.read_text()))
     except psycopg.Error:
-        # The file's own transaction is still open, and would refuse whatever comes next.
+        # The file's transaction is still open, and would refuse every further statement.
         connection.rollback()
         raise
 
 
 def _why(error: psycopg.Error) -> str:
-    said = " ".join(str(error).split())
-    # Only the server's own refusals have a code; before that nobody was reached.
+    text = " ".join(str(error).split())
+    # Only errors of the server have a code; without one there was no connection.
     if error.sqlstate is None:
         return (
-            f"The database cannot be reached: {said.rstrip('.?')}. Check DATABASE_URL; where IPv6 "
-            "is missing, take the session pooler's string."
+            f"The database cannot be reached: {text.rstrip('.?')}. Check DATABASE_URL; where IPv6 "
+            "is missing, use the session pooler's connection string."
         )
-    return f"The migration stopped, nothing of that file was applied: {said}"
+    return f"The migration failed; nothing of that file was applied: {text}"
 
 
 def migrate(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is missing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what is missing.")] = False,
     again: Annotated[
         bool,
-        typer.Option("--again", help="Apply every file anew: mends rights, functions, policies."),
+        typer.Option("--again", help="Apply all files again: repairs rights, functions, policies."),
     ] = False,
 ) -> None:
-    """Bring the database named by DATABASE_URL up to date; running it again does no harm."""
+    """Apply missing migrations to DATABASE_URL; safe to run again."""
     url = database_url()
     if url is None:
         typer.echo(
@@ -101,10 +101,10 @@ def migrate(
     try:
         psycopg.conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # Its message would repeat the address, password and all.
+        # Its message would repeat the URL with the password.
         typer.echo(
-            "DATABASE_URL is no connection string: it looks like "
-            "postgresql://postgres:PASSWORD@HOST:5432/postgres; copy it from Supabase's dashboard.",
+            "DATABASE_URL is invalid; expected "
+            "postgresql://postgres:PASSWORD@HOST:5432/postgres. Copy it from Supabase's dashboard.",
             err=True,
         )
         raise typer.Exit(REFUSED) from None

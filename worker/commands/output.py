@@ -1,4 +1,4 @@
-"""How commands answer: JSON on request, lines that are never wrapped, refusals, exit codes."""
+"""Output of the commands: JSON, lines that are never wrapped, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ FAILED = 1
 REFUSED = 2
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,60}\.?\d{0,60}|\.\d{1,60})(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON.")]
 
 
 def print_json(
     value: Mapping[str, object] | Sequence[Mapping[str, object]], *, line: bool = False
 ) -> None:
-    """Print one JSON document, never wrapped; with `line` on one line."""
+    """Print one JSON document; with `line` on a single line."""
     typer.echo(json.dumps(value, indent=None if line else 2))
 
 
 class NoSuchFile(WorkerError):
-    """A file that the command line names cannot be read."""
+    """A file named on the command line cannot be read."""
 
     code = "no_such_file"
 
@@ -47,7 +47,7 @@ REFUSALS = (JobFailed, NoSuchFile, ProblemsFound, StoreRefused)
 
 
 def local_file(given: str) -> Path:
-    """The path of a file that can be read; NoSuchFile if it is none."""
+    """Return the path of a readable file; raise NoSuchFile otherwise."""
     path = Path(given)
     try:
         if path.is_dir():
@@ -57,15 +57,15 @@ def local_file(given: str) -> Path:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and "://" in given:
             raise NoSuchFile(
-                f"{given} is neither a file nor an https:// or storage:// address."
+                f"{given} is neither a file nor an https:// or storage:// URL."
             ) from error
-        said = (error.strerror or type(error).__name__).lower()
-        said = "no such file" if isinstance(error, FileNotFoundError) else said
-        raise NoSuchFile(f"{given}: {said}.") from error
+        reason = (error.strerror or type(error).__name__).lower()
+        reason = "no such file" if isinstance(error, FileNotFoundError) else reason
+        raise NoSuchFile(f"{given}: {reason}.") from error
 
 
 def print_lines(lines: Sequence[Text | str]) -> None:
-    """Print lines for people; what is longer than the terminal is wide can still be copied."""
+    """Print lines without wrapping, so that long values can be copied."""
     console = Console(highlight=False, markup=False, emoji=False)
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -73,7 +73,7 @@ def print_lines(lines: Sequence[Text | str]) -> None:
 
 @contextmanager
 def refusals(as_json: bool) -> Iterator[None]:
-    """Turn our errors into an answer and an exit code: 2 for what is refused, else 1."""
+    """Turn our errors into output and an exit code: 2 for a refusal, otherwise 1."""
     try:
         yield
     except WorkerError as error:
@@ -83,21 +83,21 @@ def refusals(as_json: bool) -> Iterator[None]:
                 answer["problems"] = error.problems
             print_json(answer)
         else:
-            _tell(error)
+            _print_error(error)
         raise typer.Exit(REFUSED if isinstance(error, REFUSALS) else FAILED) from error
 
 
-def _tell(error: WorkerError) -> None:
+def _print_error(error: WorkerError) -> None:
     if isinstance(error, ProblemsFound) and len(error.problems) > 1:
         typer.echo("\n  ".join([f"{error.code}:", *error.problems]), err=True)
         return
     typer.echo(f"{error.code}: {error.message}", err=True)
     if isinstance(error, StoreUnavailable):
-        typer.echo("`python -m worker doctor --only supabase` says what to mend.", err=True)
+        typer.echo("Run `python -m worker doctor --only supabase` to find the cause.", err=True)
 
 
 def exact_seconds(text: str) -> Fraction:
-    """Read seconds as the exact decimal that was written."""
+    """Parse seconds as an exact decimal."""
     if not _DECIMAL.fullmatch(text.strip()):
         raise typer.BadParameter(f"{text[:40]!r} is not a decimal number of seconds, such as 20.52")
     return Fraction(Decimal(text.strip()))

@@ -1,4 +1,4 @@
-"""`frames`, `plan` and `request`: what a job would become, without any account."""
+"""`frames`, `plan` and `request`: show what a job would become; need no account."""
 
 from __future__ import annotations
 
@@ -36,12 +36,16 @@ from worker.workflow.request import build_body
 NIL_JOB = str(UUID(int=0))
 _URL_STARTS = ("http://", "https://")
 
-Width = Annotated[int | None, typer.Option(help="Even, 480 to 1920; leave out for the default.")]
-Height = Annotated[int | None, typer.Option(help="Even, 480 to 1920; leave out for the default.")]
+Width = Annotated[
+    int | None, typer.Option(help="Even, 480 to 1920; default: by quality and image.")
+]
+Height = Annotated[
+    int | None, typer.Option(help="Even, 480 to 1920; default: by quality and image.")
+]
 Quality = Annotated[str | None, typer.Option(help="sd, hd or fullhd (default hd).")]
-Seed = Annotated[int | None, typer.Option(help="1 to 999999; 0 or nothing draws one.")]
-Steps = Annotated[int | None, typer.Option(help="4 to 6; leave out for the tier's own.")]
-Prompt = Annotated[str | None, typer.Option(help="What the picture shows, in plain words.")]
+Seed = Annotated[int | None, typer.Option(help="1 to 999999; 0 or none: random.")]
+Steps = Annotated[int | None, typer.Option(help="4 to 6; default: by quality.")]
+Prompt = Annotated[str | None, typer.Option(help="What the video shows.")]
 NegativePrompt = Annotated[str | None, typer.Option(help="What it should not show.")]
 
 
@@ -56,7 +60,7 @@ def frames(
     seconds: Annotated[str, typer.Argument(metavar="SECONDS", help="The audio's length.")],
     json: JsonOption = False,
 ) -> None:
-    """Say how many frames an audio of SECONDS becomes."""
+    """Print how many frames an audio of SECONDS becomes."""
     length = exact_seconds(seconds)
     with refusals(json):
         settings = load_planning_settings()
@@ -95,7 +99,7 @@ def plan(
     negative_prompt: NegativePrompt = None,
     json: JsonOption = False,
 ) -> None:
-    """Decode AUDIO (and the image) and say what a job would become, take and cost."""
+    """Decode AUDIO (and the image) and print frames, size, time and cost of such a job."""
     options = RequestedOptions(
         width=width,
         height=height,
@@ -123,9 +127,9 @@ def plan(
 
 
 def request(
-    image_url: Annotated[str, typer.Option(help="The portrait's address.")],
-    audio_url: Annotated[str, typer.Option(help="The audio's address.")],
-    audio_seconds: Annotated[str, typer.Option(help="The audio's exact length.")],
+    image_url: Annotated[str, typer.Option(help="URL of the portrait.")],
+    audio_url: Annotated[str, typer.Option(help="URL of the audio.")],
+    audio_seconds: Annotated[str, typer.Option(help="Exact length of the audio.")],
     width: Width = None,
     height: Height = None,
     quality: Quality = None,
@@ -135,7 +139,7 @@ def request(
     negative_prompt: NegativePrompt = None,
     json: JsonOption = False,
 ) -> None:
-    """Print the body of POST /run for such a job; nothing is fetched and nothing is sent."""
+    """Print the body of POST /run for such a job; downloads and sends nothing."""
     options = RequestedOptions(
         width=width,
         height=height,
@@ -161,8 +165,8 @@ def request(
             template,
             made,
             job_id=NIL_JOB,
-            image_url=_web_address(image_url, "image"),
-            audio_url=_web_address(audio_url, "audio"),
+            image_url=_checked_url(image_url, "image"),
+            audio_url=_checked_url(audio_url, "audio"),
         )
     print_json(body)
 
@@ -179,8 +183,7 @@ async def _probe(
         if given.lower().startswith("storage://"):
             raise JobFailed(
                 "input_forbidden",
-                f"`plan` opens no bucket, so not {given} either: give the file itself, or an "
-                "https:// address.",
+                f"`plan` cannot read {given} from a bucket: give a local file or an https:// URL.",
             )
     desk = InputMedia(
         policy=replace(input_policy(settings), media_bucket=None),
@@ -208,15 +211,17 @@ def _file(name: str, kind: str, limit: int) -> Path:
     return path
 
 
-def _web_address(url: str, kind: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise JobFailed(f"{kind}_unreachable", f"The {kind}'s address must be a web address.")
+def _checked_url(url: str, kind: str) -> str:
+    if not url.startswith(_URL_STARTS):
+        raise JobFailed(
+            f"{kind}_unreachable", f"The {kind}'s URL must begin with https:// or http://."
+        )
     return url
 
 
 def _print_plan(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> None:
     lines = [
-        Text.assemble((f"{name:<9}", "bold"), said) for name, said in _lines(made, audio, image)
+        Text.assemble((f"{name:<9}", "bold"), text) for name, text in _lines(made, audio, image)
     ]
     for warning in made.warnings:
         lines.append(Text(f"warning  {warning.code}: {warning.message}", style="yellow"))
@@ -252,7 +257,7 @@ def _lines(made: Plan, audio: AudioFacts, image: ImageFacts | None) -> list[tupl
             f"stopped after {_minutes(made.execution_timeout_seconds)}",
         ),
         ("Cost", f"about ${cost}" if cost is not None else "unknown: set GPU_PRICE_PER_SECOND"),
-        ("Inputs", "made to measure" if made.prepared else "passed on as they are"),
+        ("Inputs", "fitted to the plan" if made.prepared else "passed on unchanged"),
     ]
 
 

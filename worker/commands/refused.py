@@ -1,4 +1,4 @@
-"""Says in a sentence for people what the table refuses a row for."""
+"""Explains in a sentence why the table refuses a row."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _TOO_LARGE = re.compile(r'value "([^"]*)" is out of range for type')
 
 
 def readable(error: StoreRefused, columns: Iterable[str]) -> StoreRefused:
-    """The same refusal as a sentence; `columns` keep their spelling in it.
+    """Return the same error with a readable sentence; names of `columns` keep their spelling.
 
-    Our constraints are named after what is wrong, so their names are sentences already.
+    The names of our constraints say what is allowed, so they serve as sentences.
     """
-    said = error.message
-    if found := _CONSTRAINT.search(said):
-        said = found[1].replace("_", " ") + "."
+    text = error.message
+    if found := _CONSTRAINT.search(text):
+        text = found[1].replace("_", " ") + "."
         for column in columns:
-            said = re.sub(rf"\b{column.replace('_', ' ')}\b", column, said)
-    elif found := _TOO_LARGE.search(said):
-        said = f"the number {found[1]} is too large."
-    return StoreRefused(f"The table refuses this job: {said}")
+            text = re.sub(rf"\b{column.replace('_', ' ')}\b", column, text)
+    elif found := _TOO_LARGE.search(text):
+        text = f"the number {found[1]} is too large."
+    return StoreRefused(f"The table refuses this job: {text}")

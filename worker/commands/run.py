@@ -18,14 +18,14 @@ def register(app: typer.Typer) -> None:
 
 
 def run() -> None:
-    """Take rows of video_jobs and turn them into videos until SIGTERM or Ctrl-C."""
+    """Run the daemon: render the jobs of video_jobs until SIGTERM or Ctrl-C."""
     try:
         settings = load_settings()
         set_up_logs(level=settings.log_level, style=settings.log_format, secrets=settings.secrets)
         code = run_daemon(settings)
     except (SettingsInvalid, WorkflowInvalid) as error:
-        what = "settings" if isinstance(error, SettingsInvalid) else "workflow template"
-        sys.stderr.write(f"The worker cannot start; its {what} must be mended first:\n")
+        what = "these settings" if isinstance(error, SettingsInvalid) else "the workflow template"
+        sys.stderr.write(f"Cannot start: fix {what}:\n")
         sys.stderr.writelines(f"  {problem}\n" for problem in error.problems)
         raise typer.Exit(2) from error
     raise typer.Exit(code)

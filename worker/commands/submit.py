@@ -1,4 +1,4 @@
-"""`submit`: inserts a job and follows it to its end."""
+"""`submit`: inserts a job and waits for its end."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from worker.media.storage import ObjectName, StorageApi
 from worker.settings import Settings, load_table_settings
 from worker.supabase.jobs_table import JobsTable
 
-LOOK_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0
+POLL_SECONDS = 1.0
+OUTAGE_SECONDS = 60.0
 INTERRUPTED = 130
 TYPES = {
     ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp",
@@ -36,24 +36,24 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    image: Annotated[str, typer.Option(help="A file, or an https:// or storage:// address.")],
-    audio: Annotated[str, typer.Option(help="A file, or an https:// or storage:// address.")],
+    image: Annotated[str, typer.Option(help="A file, or an https:// or storage:// URL.")],
+    audio: Annotated[str, typer.Option(help="A file, or an https:// or storage:// URL.")],
     width: Annotated[int | None, typer.Option(help="Even, 480 to 1920.")] = None,
     height: Annotated[int | None, typer.Option(help="Even, 480 to 1920.")] = None,
     quality: Annotated[str | None, typer.Option(help="sd, hd or fullhd.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="What the picture shows.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the video shows.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What it should not show.")] = None,
     seed: Annotated[int | None, typer.Option(help="0 to 999999.")] = None,
     steps: Annotated[int | None, typer.Option(help="4 to 6.")] = None,
-    user_id: Annotated[uuid.UUID | None, typer.Option(help="Whose job it is.")] = None,
+    user_id: Annotated[uuid.UUID | None, typer.Option(help="Owner of the job.")] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Used again by the same user, its job is followed.")
+        str | None, typer.Option(help="If this user used it before, follow that job.")
     ] = None,
-    follow: Annotated[bool, typer.Option(help="Stay until the job has ended.")] = True,
+    follow: Annotated[bool, typer.Option(help="Wait until the job has ended.")] = True,
     json: JsonOption = False,
 ) -> None:
-    """Insert a job into video_jobs and follow it; exit code 0 when the video is there."""
-    wishes = {
+    """Insert a job into video_jobs and wait for it; exit 0 if there is a video."""
+    options = {
         "width": width,
         "height": height,
         "quality": quality,
@@ -66,7 +66,7 @@ def submit(
     }
     with refusals(json):
         settings = load_table_settings()
-        values = {name: value for name, value in wishes.items() if value is not None}
+        values = {name: value for name, value in options.items() if value is not None}
         try:
             row = asyncio.run(_submit(settings, values, image, audio, follow=follow, quiet=json))
         except KeyboardInterrupt:
@@ -90,21 +90,21 @@ async def _submit(
     async with opened(settings) as (table, storage):
         row = await _known(table, values)
         if row is None:
-            values |= await _addresses(settings, storage, values, {"image": image, "audio": audio})
+            values |= await _upload(settings, storage, values, {"image": image, "audio": audio})
             row, known = await _insert(table, values)
         else:
             known = True
         if not quiet:
             print_lines([f"job     {row['id']}"])
             if known:
-                typer.echo("This user has used this key before: no new job was made.", err=True)
+                typer.echo("This user has already used this key: no new job was created.", err=True)
         if not follow:
             return row
         try:
             return await _followed(table, row, quiet=quiet)
         except asyncio.CancelledError:
             command = f"`python -m worker jobs cancel {row['id']}`"
-            typer.echo(f"The job goes on without you; {command} ends it.", err=True)
+            typer.echo(f"The job keeps running; cancel it with {command}.", err=True)
             raise
 
 
@@ -114,7 +114,7 @@ async def _known(table: JobsTable, values: Mapping[str, Any]) -> dict[str, Any] 
 
 
 async def _insert(table: JobsTable, values: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The new row, or the one that another call has just made with the same key, and which."""
+    """Return the row, and whether another call has already inserted it with the same key."""
     try:
         return await table.insert(values), False
     except StoreRefused as error:
@@ -125,39 +125,39 @@ async def _insert(table: JobsTable, values: Mapping[str, Any]) -> tuple[dict[str
 
 
 async def _followed(table: JobsTable, row: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    """The row at its end; an outage of Supabase is waited out for a while."""
-    away_since: float | None = None
+    """Return the row at its end; wait through a short outage of Supabase."""
+    down_since: float | None = None
     with Follower(Console(stderr=True, quiet=quiet)) as follower:
         while row["status"] not in ENDED:
             follower.show(row)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             try:
                 row = await table.get(row["id"]) or {**row, "status": "cancelled", "phase": "done"}
-                away_since = None
+                down_since = None
             except StoreUnavailable as error:
-                away_since = away_since or time.monotonic()
-                if time.monotonic() - away_since > PATIENCE_SECONDS:
+                down_since = down_since or time.monotonic()
+                if time.monotonic() - down_since > OUTAGE_SECONDS:
                     raise StoreUnavailable(
-                        f"{error.message} The job goes on; "
-                        f"`python -m worker jobs show {row['id']}` looks at it."
+                        f"{error.message} The job keeps running; see "
+                        f"`python -m worker jobs show {row['id']}`."
                     ) from error
         follower.show(row)
     return row
 
 
-async def _addresses(
+async def _upload(
     settings: Settings, storage: StorageApi, values: Mapping[str, Any], given: Mapping[str, str]
 ) -> dict[str, str]:
-    """Both columns; nothing is uploaded before both files have been found."""
-    files = {kind: local_file(one) for kind, one in given.items() if not _is_address(one)}
+    """Return both URL columns; upload nothing before both files are found."""
+    files = {kind: local_file(text) for kind, text in given.items() if not _is_url(text)}
     if files and not settings.input_buckets:
         raise JobFailed(
             "input_forbidden",
-            "A file needs a bucket to be uploaded to: set INPUT_BUCKETS (here and for the worker), "
-            "or give an https:// address.",
+            "A file needs a bucket for the upload: set INPUT_BUCKETS (here and for the worker), or "
+            "give an https:// URL.",
         )
     folder = f"{values.get('user_id', 'command-line')}/{uuid.uuid4()}"
-    found = {f"{kind}_url": one for kind, one in given.items()}
+    found = {f"{kind}_url": text for kind, text in given.items()}
     for kind, path in files.items():
         suffix = path.suffix.lower()
         name = ObjectName(bucket=settings.input_buckets[0], path=f"{folder}/{kind}{suffix}")
@@ -167,7 +167,7 @@ async def _addresses(
     return found
 
 
-def _is_address(given: str) -> bool:
+def _is_url(given: str) -> bool:
     return given.lower().startswith(("https://", "http://", "storage://"))
 
 

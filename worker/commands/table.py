@@ -1,4 +1,4 @@
-"""What the commands on jobs share: the table opened with a service key, rows for people."""
+"""Shared by the commands on jobs: opening the table, describing a row, showing its progress."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from worker.jobs.job import JobStatus
 from worker.media.storage import StorageApi
 from worker.settings import Settings
 from worker.supabase.jobs_table import JobsTable
 from worker.supabase.store import TIMEOUT, connect
 
-ENDED = ("completed", "failed", "cancelled")
+ENDED = tuple(status.value for status in JobStatus if status.terminal)
 PHASES = {
     "in_line": "in line",
     "checking_media": "checking the media",
-    "confirming_submission": "asking whether RunPod took it",
+    "confirming_submission": "checking whether RunPod accepted it",
     "waiting_gpu": "waiting for a GPU",
     "loading_models": "loading models",
     "generating": "generating",
@@ -32,7 +33,7 @@ PHASES = {
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[tuple[JobsTable, StorageApi]]:
-    """The table and Storage, with the service key."""
+    """Open the table and Storage with the service key."""
     key = settings.supabase_service_role_key.get_secret_value()
     async with httpx.AsyncClient(timeout=TIMEOUT) as http:
         client = await connect(settings.supabase_url, key, http)
@@ -40,7 +41,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[JobsTable, StorageAp
 
 
 def describe(row: Mapping[str, Any]) -> str:
-    """Status, phase and what is worth knowing of it, in one line."""
+    """Return status, phase and details in one line."""
     phase = PHASES.get(str(row["phase"]), str(row["phase"]))
     why = row["error_code"] if row["status"] in ENDED else phase
     parts = [f"{row['status']}: {why}" if why else str(row["status"])]
@@ -52,7 +53,7 @@ def describe(row: Mapping[str, Any]) -> str:
 
 
 class Follower:
-    """A progress bar for one job on a terminal; elsewhere a line for each change of its state."""
+    """Shows one job: a progress bar on a terminal, elsewhere a line for each change of state."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -66,7 +67,7 @@ class Follower:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._told = ""
+        self._last = ""
 
     def __enter__(self) -> Follower:
         self._progress.start()
@@ -76,13 +77,13 @@ class Follower:
         self._progress.stop()
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """Draw the row as it is now."""
-        said = describe(row)
+        """Show the row as it is now."""
+        text = describe(row)
         if not self._console.is_terminal:
-            if said != self._told:
-                self._console.print(said, soft_wrap=True, highlight=False, markup=False)
-            self._told = said
+            if text != self._last:
+                self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self._last = text
             return
         if self._task is None:
-            self._task = self._progress.add_task(said, total=100)
-        self._progress.update(self._task, completed=row["progress"], description=said)
+            self._task = self._progress.add_task(text, total=100)
+        self._progress.update(self._task, completed=row["progress"], description=text)

@@ -1,4 +1,4 @@
-"""`workflow check`: whether a template may be used, and what would be rendered with it."""
+"""`workflow check`: validates a workflow template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.settings import load_planning_settings
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     group = typer.Typer(
-        help="Look at the workflow template.", no_args_is_help=True, add_completion=False
+        help="Work with the workflow template.", no_args_is_help=True, add_completion=False
     )
     group.command("check")(check)
     app.add_typer(group, name="workflow")
@@ -25,15 +25,15 @@ def register(app: typer.Typer) -> None:
 def check(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="Default: WORKFLOW_PATH, or the shipped."),
+        typer.Argument(metavar="[FILE]", help="Default: WORKFLOW_PATH, or the shipped template."),
     ] = None,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="A deviation to permit, such as WanVideoSampler.shift; repeatable."),
+        typer.Option(help="A deviation to allow, such as WanVideoSampler.shift; repeatable."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a workflow template as the worker does at its start."""
+    """Check a workflow template as the worker does at start."""
     with refusals(json):
         settings = load_planning_settings()
         path = file or workflow_file(settings.workflow_path)
@@ -50,7 +50,7 @@ def check(
             }
         )
         return
-    typer.echo(f"{path} may be used.")
+    typer.echo(f"{path} is valid.")
     typer.echo(f"sha256 {template.sha256}")
     for note in template.notes:
         typer.echo(f"note: {note}")

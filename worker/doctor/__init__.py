@@ -1,1 +1,1 @@
-"""What `doctor` looks at: each check is one function that answers with one Result."""
+"""The checks of `doctor`: each is one function that returns a Result."""

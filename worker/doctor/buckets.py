@@ -1,4 +1,4 @@
-"""Checks of Storage: the buckets that rows name, the one we write to, and where videos end up."""
+"""Checks of Storage: the buckets of inputs and of prepared inputs, and the latest video."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from worker.doctor.context import Context, words
+from worker.doctor.context import Context, error_of
 from worker.doctor.result import Result, fail, ok, warn
 
-# The smallest PNG there is: a bucket may take nothing but media.
+# A PNG of one pixel: the bucket may accept only media.
 _PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000100000001080600000"
     "01f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
@@ -19,11 +19,11 @@ _ORIGIN = "https://app.example.com"
 
 
 async def check_input_buckets(context: Context) -> Result:
-    """INPUT_BUCKETS exist and are private."""
+    """Check that INPUT_BUCKETS exist and are private."""
     name = "storage.inputs"
     buckets = context.settings.input_buckets
     if not buckets:
-        return ok(name, "INPUT_BUCKETS is unset: rows name https:// addresses alone.")
+        return ok(name, "INPUT_BUCKETS is unset: rows may use https:// URLs only.")
     for bucket in buckets:
         answer = await context.supabase("GET", f"/storage/v1/bucket/{quote(bucket, safe='')}")
         if missing := _missing(name, answer, bucket, "INPUT_BUCKETS"):
@@ -31,33 +31,33 @@ async def check_input_buckets(context: Context) -> Result:
         if answer.json().get("public"):
             return fail(
                 name,
-                f"The bucket {bucket} is public: whoever has an address can load people's files.",
-                f"Make {bucket} private in the dashboard; the worker reads it with its own key.",
+                f"The bucket {bucket} is public: anyone with a URL can download users' files.",
+                f"Make {bucket} private in the dashboard; the worker uses its service key.",
             )
-    return ok(name, f"{', '.join(buckets)}: there and private.")
+    return ok(name, f"{', '.join(buckets)}: found, private.")
 
 
 async def check_media_bucket(context: Context) -> Result:
-    """MEDIA_BUCKET takes, gives and forgets an object."""
+    """Check that an object can be written to, read from and deleted in MEDIA_BUCKET."""
     name = "storage.prepared"
     bucket = context.settings.media_bucket
     if not bucket:
-        return ok(name, "MEDIA_BUCKET is unset: RunPod reads the originals.")
+        return ok(name, "MEDIA_BUCKET is unset: RunPod downloads the original files.")
     about = await context.supabase("GET", f"/storage/v1/bucket/{quote(bucket, safe='')}")
     if missing := _missing(name, about, bucket, "MEDIA_BUCKET"):
         return missing
     path = f"doctor/{uuid.uuid4()}.png"
-    address = f"/storage/v1/object/{quote(bucket, safe='')}/{path}"
+    url_path = f"/storage/v1/object/{quote(bucket, safe='')}/{path}"
     put = await context.supabase(
-        "POST", address, content=_PIXEL, headers={"Content-Type": "image/png"}
+        "POST", url_path, content=_PIXEL, headers={"Content-Type": "image/png"}
     )
     if put.status_code != 200:
         return fail(
             name,
-            f"The bucket {bucket} takes no image: {words(put)[1] or put.status_code}.",
-            f"Let {bucket} take image/png, image/jpeg and audio/mpeg of at least 50 MB.",
+            f"The bucket {bucket} does not accept an image: {error_of(put)[1] or put.status_code}.",
+            f"Allow image/png, image/jpeg and audio/mpeg of at least 50 MB in {bucket}.",
         )
-    got = await context.supabase("GET", address)
+    got = await context.supabase("GET", url_path)
     gone = await context.supabase(
         "DELETE", f"/storage/v1/object/{quote(bucket, safe='')}", json={"prefixes": [path]}
     )
@@ -66,30 +66,30 @@ async def check_media_bucket(context: Context) -> Result:
         return fail(
             name,
             f"An object in {bucket} could not be {what}.",
-            "Look at Storage's logs in the dashboard; the service key must be able to do both.",
+            "Check Storage's logs in the dashboard; the service key must be able to do both.",
         )
     if about.json().get("public"):
         return warn(
             name,
-            f"The bucket {bucket} is public, though it holds copies of people's files.",
-            f"Make {bucket} private; the worker signs the addresses that RunPod gets.",
+            f"The bucket {bucket} is public, but it holds copies of users' files.",
+            f"Make {bucket} private; RunPod gets signed URLs.",
         )
-    return ok(name, f"{bucket}: written, read and deleted.")
+    return ok(name, f"{bucket}: an object was written, read and deleted.")
 
 
 def _missing(name: str, answer: httpx.Response, bucket: str, setting: str) -> Result | None:
     if answer.status_code == 200:
         return None
-    said = words(answer)[1] or f"HTTP {answer.status_code}"
+    message = error_of(answer)[1] or f"HTTP {answer.status_code}"
     return fail(
         name,
-        f"The bucket {bucket} cannot be used: {said}.",
-        f"Create a private bucket named {bucket} in the dashboard, or mend {setting}.",
+        f"The bucket {bucket} cannot be used: {message}.",
+        f"Create a private bucket named {bucket} in the dashboard, or correct {setting}.",
     )
 
 
 async def check_results(context: Context) -> Result:
-    """Whether browsers can play the latest video."""
+    """Check that browsers can play the latest video."""
     name = "storage.results"
     answer = await context.supabase(
         "GET",
@@ -98,7 +98,7 @@ async def check_results(context: Context) -> Result:
     )
     rows = answer.json() if answer.status_code == 200 else None
     if not isinstance(rows, list):
-        return warn(name, "Not checked: the table cannot be read.", "Mend supabase.grants first.")
+        return warn(name, "Not checked: the table cannot be read.", "Fix supabase.grants first.")
     if not rows:
         return ok(name, "Not checked: there is no finished video yet.")
     url = rows[0]["video_url"]
@@ -111,8 +111,8 @@ async def check_results(context: Context) -> Result:
     except httpx.HTTPError as error:
         return fail(
             name,
-            f"The latest video cannot be loaded ({type(error).__name__}).",
-            "Check the result bucket's public address in the endpoint's environment variables.",
+            f"The latest video cannot be downloaded ({type(error).__name__}).",
+            "Check the result bucket's public URL in the endpoint's environment variables.",
         )
 
 
@@ -121,21 +121,22 @@ def _judge(name: str, url: str, response: httpx.Response) -> Result:
     if response.status_code not in (200, 206):
         return fail(
             name,
-            f"The latest video answers HTTP {response.status_code} at {host}.",
-            "Check that the result bucket is public, its address in the endpoint's environment "
+            f"{host} answers HTTP {response.status_code} for the latest video.",
+            "Check that the result bucket is public, its URL in the endpoint's environment "
             "variables is right, and no lifecycle rule deletes videos early.",
         )
     kind = response.headers.get("content-type", "")
     if not kind.startswith("video/"):
         return fail(
             name,
-            f"The latest video comes as {kind or 'nothing in particular'}, not as video/mp4.",
-            "Let the endpoint's handler upload with ContentType video/mp4.",
+            f"The latest video has {f'Content-Type {kind}' if kind else 'no Content-Type'} "
+            "instead of video/mp4.",
+            "Make the endpoint's handler upload with ContentType video/mp4.",
         )
     if response.status_code != 206:
         return warn(
             name,
-            f"{host} ignores Range: Safari does not play such videos, others cannot seek.",
+            f"{host} ignores Range requests: Safari cannot play videos, others cannot seek.",
             "Serve results from storage that answers 206, such as R2, S3 or Supabase Storage.",
         )
     allowed = response.headers.get("access-control-allow-origin")
@@ -143,12 +144,12 @@ def _judge(name: str, url: str, response: httpx.Response) -> Result:
         return warn(
             name,
             f"{host} sends no CORS header: pages can play videos, but not download or edit them.",
-            "Add a CORS rule with GET and HEAD for your app's origin to the result bucket.",
+            "Add a CORS rule to the result bucket: GET and HEAD for your app's origin.",
         )
     if host.endswith(".r2.dev"):
         return warn(
             name,
-            "Videos come from r2.dev, which Cloudflare slows down.",
-            "Connect a domain of your own to the R2 bucket.",
+            "Videos are served from r2.dev, which Cloudflare rate-limits.",
+            "Connect your own domain to the R2 bucket.",
         )
-    return ok(name, f"The latest video comes from {host} as {kind}, with ranges and CORS.")
+    return ok(name, f"{host} serves the latest video as {kind}, with Range requests and CORS.")

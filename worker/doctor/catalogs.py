@@ -1,4 +1,4 @@
-"""Compares the project's catalogs with what the migrations make of an empty one."""
+"""Compares the project's catalogs with those of a freshly migrated database."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Found = Mapping[str, Any]
 
 @cache
 def expected() -> Found:
-    """sql/expected.json: the same look at a database that has just been migrated."""
+    """Return sql/expected.json: the catalogs of a freshly migrated database."""
     loaded: Found = json.loads(data_file("sql", "expected.json").read_text("utf-8"))
     return loaded
 
 
 async def check_reachable(context: Context) -> Result:
-    """Whether Supabase answers with the service key."""
+    """Check that Supabase answers with the service key."""
     catalog = await context.catalog()
     major = int(catalog.found.get("server_version") or 0) // 10_000
     milliseconds = 1000 * (catalog.answered_at - catalog.asked_at)
@@ -30,25 +30,25 @@ async def check_reachable(context: Context) -> Result:
 
 
 async def check_clock(context: Context) -> Result:
-    """Our clock against the database's."""
+    """Compare this machine's clock with the database's."""
     catalog = await context.catalog()
     ours = (catalog.asked_at + catalog.answered_at) / 2
     skew = ours - float(catalog.found["server_time"])
     name = "supabase.clock"
-    # The answer's own travel makes the measurement uncertain by half of it.
+    # The measurement is uncertain by half the round trip.
     sure = abs(skew) - (catalog.answered_at - catalog.asked_at) / 2
     if sure > 30:
         return warn(
             name,
             f"This machine's clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}.",
-            "Let the machine's clock be set by NTP; jobs go by the database's clock, but the "
-            "clean-up of prepared inputs and TLS go by this one.",
+            "Set the machine's clock with NTP. Jobs use the database's clock, but TLS and the "
+            "removal of old prepared inputs use this one.",
         )
-    return ok(name, "This machine's clock and the database's agree.")
+    return ok(name, "This machine's clock agrees with the database's.")
 
 
 async def check_migrations(context: Context) -> Result:
-    """Which files of sql/migrations have run."""
+    """Check that every file of sql/migrations was applied."""
     name = "supabase.migrations"
     done = set((await context.catalog()).found["migrations"])
     wanted = set(expected()["migrations"])
@@ -61,20 +61,20 @@ async def check_migrations(context: Context) -> Result:
     if newer := sorted(done - wanted):
         return warn(
             name,
-            f"The database is ahead of this worker by {', '.join(newer)}.",
-            "Deploy the worker's version that these migrations came with.",
+            f"The database is newer than this worker: it has {', '.join(newer)}.",
+            "Deploy the worker version that contains these migrations.",
         )
     return ok(name, f"All {len(wanted)} are applied.")
 
 
 async def check_tables(context: Context) -> Result:
-    """Tables and columns."""
+    """Check tables and columns."""
     name = "supabase.tables"
     found = (await context.catalog()).found["tables"]
     missing, statements = [], []
     for table, wanted in expected()["tables"].items():
         if table not in found:
-            return fail(name, f"The table {table} is missing.", mend_by())
+            return fail(name, f"The table {table} is missing.", fix_with())
         for column, kind in wanted["columns"].items():
             if found[table]["columns"].get(column) != kind:
                 missing.append(f"{table}.{column} ({kind})")
@@ -84,39 +84,39 @@ async def check_tables(context: Context) -> Result:
     if missing:
         return fail(
             name,
-            f"Missing or of another type: {', '.join(missing)}.",
+            f"Missing, or of another type: {', '.join(missing)}.",
             f"Compare with sql/schema.sql and run: {'; '.join(statements[:3])};",
         )
-    return ok(name, "Every table and column is there.")
+    return ok(name, "All tables and columns exist.")
 
 
 async def check_functions(context: Context) -> Result:
-    """Functions, and who may execute them."""
+    """Check functions, and who may execute them."""
     name = "supabase.functions"
     found = (await context.catalog()).found["functions"]
     wanted = expected()["functions"]
     if missing := sorted(wanted.keys() - found.keys()):
-        return fail(name, f"Missing: {', '.join(missing)}.", mend_by())
+        return fail(name, f"Missing: {', '.join(missing)}.", fix_with())
     for function, roles in wanted.items():
         extra = sorted(set(found[function]) - set(roles) - {"service_role"})
         lacking = sorted(set(roles) - set(found[function]))
         if extra:
             return fail(
                 name,
-                f"{' and '.join(extra)} may execute {function}, so anybody could.",
-                mend_by(f"revoke execute on function public.{function} from public, anon"),
+                f"{' and '.join(extra)} may execute {function}, but should not.",
+                fix_with(f"revoke execute on function public.{function} from public, anon"),
             )
         if lacking:
             return fail(
                 name,
                 f"{' and '.join(lacking)} may not execute {function}.",
-                mend_by(f"grant execute on function public.{function} to {', '.join(lacking)}"),
+                fix_with(f"grant execute on function public.{function} to {', '.join(lacking)}"),
             )
-    return ok(name, f"All {len(wanted)} are there, for the right roles alone.")
+    return ok(name, f"All {len(wanted)} exist, and only the right roles may execute them.")
 
 
 async def check_rls(context: Context) -> Result:
-    """Row level security and its policies."""
+    """Check row level security and its policies."""
     name = "supabase.rls"
     found = (await context.catalog()).found["tables"]
     for table, wanted in expected()["tables"].items():
@@ -124,25 +124,25 @@ async def check_rls(context: Context) -> Result:
         if not have["rls"]:
             return fail(
                 name,
-                f"Row level security is off for {table}: people could see each other's jobs.",
-                mend_by(f"alter table public.{table} enable row level security"),
+                f"Row level security is off for {table}: users could see each other's jobs.",
+                fix_with(f"alter table public.{table} enable row level security"),
             )
         for policy, what in wanted["policies"].items():
             if have["policies"].get(policy) != what:
                 return fail(
-                    name, f"The policy “{policy}” of {table} is missing or changed.", mend_by()
+                    name, f"The policy “{policy}” of {table} is missing or changed.", fix_with()
                 )
         if extra := sorted(have["policies"].keys() - wanted["policies"].keys()):
             return warn(
                 name,
-                f"{table} has policies that are not ours: {', '.join(extra)}.",
-                "Make sure that they show nobody another person's jobs.",
+                f"{table} has policies that the migrations did not create: {', '.join(extra)}.",
+                "Make sure that they show no user another user's jobs.",
             )
-    return ok(name, "It is on everywhere, with our policies.")
+    return ok(name, "It is on for all tables, with the policies of the migrations.")
 
 
 async def check_triggers(context: Context) -> Result:
-    """The guards of the state machine."""
+    """Check the triggers that guard the state machine."""
     name = "supabase.triggers"
     found = (await context.catalog()).found["tables"]
     for table, wanted in expected()["tables"].items():
@@ -151,26 +151,26 @@ async def check_triggers(context: Context) -> Result:
             return fail(
                 name,
                 f"Missing or disabled on {table}: {', '.join(missing)}.",
-                mend_by(),
+                fix_with(),
             )
-    return ok(name, "All guards are there.")
+    return ok(name, "All exist and are enabled.")
 
 
 async def check_publication(context: Context) -> Result:
-    """Whether Realtime publishes the table."""
+    """Check that Realtime publishes the table."""
     name = "supabase.publication"
     found = (await context.catalog()).found
     if not found["published"]:
         return fail(
             name,
-            "The publication supabase_realtime lacks video_jobs: neither worker nor browser hears "
-            "of changes.",
-            mend_by("alter publication supabase_realtime add table public.video_jobs"),
+            "The publication supabase_realtime does not contain video_jobs: worker and browsers "
+            "get no events.",
+            fix_with("alter publication supabase_realtime add table public.video_jobs"),
         )
     if missing := sorted(set(expected()["publishes"]) - set(found["publishes"])):
         return fail(
             name,
-            f"The publication supabase_realtime leaves out every {' and '.join(missing)}.",
+            f"The publication supabase_realtime does not publish {' and '.join(missing)}.",
             "Run in the SQL editor: alter publication supabase_realtime "
             "set (publish = 'insert, update, delete, truncate');",
         )
@@ -178,25 +178,25 @@ async def check_publication(context: Context) -> Result:
 
 
 async def check_replica_identity(context: Context) -> Result:
-    """What Postgres writes of a row's old version."""
+    """Check what Postgres logs of a row's old version."""
     name = "supabase.replica_identity"
     table = (await context.catalog()).found["tables"].get("video_jobs", {})
     identity = table.get("replica_identity")
-    mend = mend_by("alter table public.video_jobs replica identity default")
+    fix = fix_with("alter table public.video_jobs replica identity default")
     if identity == "nothing":
-        return fail(name, "It is NOTHING: Postgres refuses every update of video_jobs.", mend)
+        return fail(name, "It is NOTHING: Postgres refuses every update of video_jobs.", fix)
     if identity != "default":
         return warn(
             name,
-            f"It is {str(identity).upper()}: each event carries the row twice, and may then be too "
+            f"It is {str(identity).upper()}: each event contains the row twice, which may be too "
             "large for Realtime.",
-            mend,
+            fix,
         )
-    return ok(name, "It is the primary key, as it should be.")
+    return ok(name, "It is DEFAULT (the primary key), as it should be.")
 
 
-def mend_by(*statements: str) -> str:
-    """Migrations mend it, or these statements."""
+def fix_with(*statements: str) -> str:
+    """Return the advice to apply the migrations again, or to run these statements."""
     again = MIGRATE[0].upper() + MIGRATE[1:]
     if not statements:
         return f"{again}."

@@ -1,4 +1,4 @@
-"""What the checks share: the settings as far as they are right, and one look at the catalogs."""
+"""What the checks share: the valid settings, and one reading of the catalogs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import httpx
 from worker.settings import Settings
 
 MIGRATE = "run `python -m worker migrate --again` with DATABASE_URL set"
-_KEY_MEND = (
-    "Copy the secret key (sb_secret_…) or the service_role key of this very project from "
+_KEY_FIX = (
+    "Copy the secret key (sb_secret_…) or the service_role key of this project from "
     "Settings > API Keys into SUPABASE_SERVICE_ROLE_KEY."
 )
 
 
-class Trouble(Exception):
-    """Why a look failed, and what mends that."""
+class CannotCheck(Exception):
+    """A check could not be made: why, and what to do about it."""
 
-    def __init__(self, message: str, mend: str) -> None:
+    def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """The answer of inspect_video_jobs_v1, and when it was asked and given by our clock."""
+    """The answer of inspect_video_jobs_v1, with our clock before and after the request."""
 
     found: Mapping[str, Any]
     asked_at: float
@@ -39,38 +39,38 @@ class Catalog:
 
 @dataclass(slots=True)
 class Context:
-    """One examination. `problems`: settings that are wrong, by name."""
+    """One run of the checks. `problems`: invalid settings, by name."""
 
     settings: Settings
     problems: Mapping[str, str]
     http: httpx.AsyncClient
-    # The clock itself is one of the things that are checked.
+    # The clock is itself checked.
     clock: Callable[[], float] = time.time  # noqa: TID251 - compared with the database's
-    _catalog: Catalog | Trouble | None = None
+    _catalog: Catalog | CannotCheck | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def supabase(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """One request with the service key; Trouble when nobody answers."""
+        """Send one request with the service key; raise CannotCheck without an answer."""
         key = self.settings.supabase_service_role_key.get_secret_value()
         headers = {"apikey": key, "Authorization": f"Bearer {key}", **more.pop("headers", {})}
         url = f"{self.settings.supabase_url}{path}"
         try:
             return await self.http.request(method, url, headers=headers, **more)
         except httpx.HTTPError as error:
-            raise Trouble(
+            raise CannotCheck(
                 f"{self.settings.supabase_url} does not answer ({type(error).__name__}).",
                 "Check SUPABASE_URL, and in the dashboard that the project is not paused.",
             ) from error
 
     async def catalog(self) -> Catalog:
-        """The catalogs, asked for once; Trouble says why they cannot be read."""
+        """Return the catalogs, read once; raise CannotCheck if they cannot be read."""
         async with self._asking:
             if self._catalog is None:
                 try:
                     self._catalog = await self._ask()
-                except Trouble as trouble:
-                    self._catalog = trouble
-        if isinstance(self._catalog, Trouble):
+                except CannotCheck as problem:
+                    self._catalog = problem
+        if isinstance(self._catalog, CannotCheck):
             raise self._catalog
         return self._catalog
 
@@ -85,11 +85,11 @@ class Context:
                 found = None
             if isinstance(found, dict) and "tables" in found:
                 return Catalog(found=found, asked_at=asked_at, answered_at=answered_at)
-        raise _trouble(answer, self.settings.supabase_url)
+        raise _cannot_check(answer, self.settings.supabase_url)
 
 
-def words(answer: httpx.Response) -> tuple[str, str]:
-    """The code and the message of an error body, as far as there are any."""
+def error_of(answer: httpx.Response) -> tuple[str, str]:
+    """Return the code and the message of an error body, empty where there are none."""
     try:
         body = answer.json()
     except ValueError:
@@ -99,36 +99,36 @@ def words(answer: httpx.Response) -> tuple[str, str]:
     return str(body.get("code") or ""), str(body.get("message") or body.get("error") or "")[:200]
 
 
-def _trouble(answer: httpx.Response, url: str) -> Trouble:
+def _cannot_check(answer: httpx.Response, url: str) -> CannotCheck:
     status = answer.status_code
-    code, said = words(answer)
+    code, message = error_of(answer)
     if answer.is_redirect:
         to = answer.headers.get("location", "").split("/rest/")[0]
-        return Trouble(f"{url} redirects to {to}.", f"Set SUPABASE_URL to {to}.")
+        return CannotCheck(f"{url} redirects to {to}.", f"Set SUPABASE_URL to {to}.")
     if code == "42501":
-        return Trouble(
-            f"The key may not ask for the state of the database: {said}.",
-            f"{_KEY_MEND} If it is that key, {MIGRATE}.",
+        return CannotCheck(
+            f"The key may not read the state of the database: {message}.",
+            f"{_KEY_FIX} If it is already that key, {MIGRATE}.",
         )
     if status in (401, 403):
-        return Trouble(f"Supabase refuses the key: {said or f'HTTP {status}'}.", _KEY_MEND)
+        return CannotCheck(f"Supabase refuses the key: {message or f'HTTP {status}'}.", _KEY_FIX)
     if code in ("PGRST202", "42883", "42P01"):
-        return Trouble(
-            "The migrations are missing, or older than this worker.",
+        return CannotCheck(
+            "The migrations were not applied, or are older than this worker.",
             "Run `python -m worker migrate` with DATABASE_URL set to the direct connection string; "
-            "if it says that all is up to date, add --again.",
+            "if it says that the database is up to date, add --again.",
         )
     if status == 404:
-        return Trouble(
-            f"{url} answers, but is no Supabase project.",
-            "Set SUPABASE_URL to https://<project>.supabase.co, without any path.",
+        return CannotCheck(
+            f"{url} answers, but is not a Supabase project.",
+            "Set SUPABASE_URL to https://<project>.supabase.co, without a path.",
         )
     if status >= 500:
-        return Trouble(
-            f"Supabase answered HTTP {status}{f': {said}' if said else ''}.",
-            "Look in the dashboard whether the project is paused, restarting or out of resources.",
+        return CannotCheck(
+            f"Supabase answered HTTP {status}{f': {message}' if message else ''}.",
+            "Check in the dashboard whether the project is paused, restarting or out of resources.",
         )
-    return Trouble(
-        f"Supabase answered HTTP {status} {code}: {said}.",
-        "Run `python -m worker migrate --again`; if that does not help, look at Supabase's logs.",
+    return CannotCheck(
+        f"Supabase answered HTTP {status} {code}: {message}.",
+        "Run `python -m worker migrate --again`. If that does not help, read Supabase's logs.",
     )

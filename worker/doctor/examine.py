@@ -1,4 +1,4 @@
-"""Runs all checks at once, each within its time, and turns whatever happens into results."""
+"""Runs all checks concurrently, each with a time limit; every error becomes a result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from worker.doctor import bell, buckets, catalogs, endpoint, grants, hook, keys, local
-from worker.doctor.context import Context, Trouble
+from worker.doctor import buckets, catalogs, endpoint, grants, hook, keys, local, realtime
+from worker.doctor.context import CannotCheck, Context
 from worker.doctor.result import Result, fail, warn
 
 _SUPABASE = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
@@ -20,7 +20,7 @@ REACHABLE = "supabase.reachable"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check; it is left out while one of the settings that it `needs` is wrong."""
+    """One check; it is skipped while one of the settings that it `needs` is invalid."""
 
     name: str
     run: Callable[[Context], Awaitable[Result | list[Result]]]
@@ -28,7 +28,7 @@ class Check:
     seconds: float = SECONDS
 
 
-# Not a check of its own: told first, as far as the others need them.
+# Not in CHECKS: always reported first, for the settings that the chosen checks need.
 SETTINGS = "settings"
 CHECKS = (
     Check(name="template", run=local.check_template),
@@ -44,7 +44,7 @@ CHECKS = (
     Check(name="supabase.triggers", run=catalogs.check_triggers, needs=_SUPABASE),
     Check(name="supabase.publication", run=catalogs.check_publication, needs=_SUPABASE),
     Check(name="supabase.replica_identity", run=catalogs.check_replica_identity, needs=_SUPABASE),
-    Check(name="supabase.realtime", run=bell.check_realtime, needs=_SUPABASE, seconds=40.0),
+    Check(name="supabase.realtime", run=realtime.check_realtime, needs=_SUPABASE, seconds=40.0),
     Check(name="storage.inputs", run=buckets.check_input_buckets, needs=_SUPABASE),
     Check(name="storage.prepared", run=buckets.check_media_bucket, needs=_SUPABASE),
     Check(name="storage.results", run=buckets.check_results, needs=_SUPABASE),
@@ -56,36 +56,38 @@ CHECKS = (
 async def examine(
     context: Context, checks: Sequence[Check] = CHECKS, *, settings: bool = True
 ) -> list[Result]:
-    """All results, in the checks' order; never raises for what is wrong with the patient.
+    """Return all results, in the order of the checks; problems are results, never exceptions.
 
-    Without `settings` only those settings are judged that one of the checks needs.
+    Without `settings`, report only those settings that one of the checks needs.
     """
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_one(check, context)) for check in checks]
+        running = [tasks.create_task(_run(check, context)) for check in checks]
     needed = {name for check in checks for name in check.needs}
-    wrong = {name: said for name, said in context.problems.items() if settings or name in needed}
+    wrong = {
+        name: problem for name, problem in context.problems.items() if settings or name in needed
+    }
     results = local.judge_settings(wrong) if settings or wrong else []
     for task in running:
         results += task.result()
-    return _each_cause_once(results)
+    return _without_consequences(results)
 
 
-def _each_cause_once(results: list[Result]) -> list[Result]:
-    """Without Supabase, what needs it is not judged by the errors that this brings there."""
-    if not any(one.name == REACHABLE and one.level == "fail" for one in results):
+def _without_consequences(results: list[Result]) -> list[Result]:
+    """If Supabase does not answer, report the checks that need it as not checked."""
+    if not any(result.name == REACHABLE and result.level == "fail" for result in results):
         return results
     return [
-        warn(one.name, "Not checked.", f"Mend {REACHABLE} first.")
-        if one.name.startswith(("supabase.realtime", "storage.")) and one.level != "ok"
-        else one
-        for one in results
+        warn(result.name, "Not checked.", f"Fix {REACHABLE} first.")
+        if result.name.startswith(("supabase.realtime", "storage.")) and result.level != "ok"
+        else result
+        for result in results
     ]
 
 
-async def _one(check: Check, context: Context) -> list[Result]:
+async def _run(check: Check, context: Context) -> list[Result]:
     wrong = [name for name in check.needs if name in context.problems]
     if wrong:
-        return [warn(check.name, "Not checked.", f"Mend {wrong[0]} first.")]
+        return [warn(check.name, "Not checked.", f"Fix {wrong[0]} first.")]
     try:
         async with asyncio.timeout(check.seconds):
             found = await check.run(context)
@@ -93,25 +95,25 @@ async def _one(check: Check, context: Context) -> list[Result]:
         return [
             fail(
                 check.name,
-                f"There was no answer within {check.seconds:.0f} s.",
-                "Try again; if it stays so, the service or the way to it is overloaded.",
+                f"No answer within {check.seconds:.0f} s.",
+                "Try again. If it happens again, the service or the network is overloaded.",
             )
         ]
-    except Trouble as trouble:
-        return [_troubled(check, trouble)]
+    except CannotCheck as problem:
+        return [_not_checked(check, problem)]
     except (ArithmeticError, LookupError, TypeError, ValueError, httpx.HTTPError) as error:
         return [
             fail(
                 check.name,
-                f"The answer cannot be understood ({type(error).__name__}: {error}).",
-                "Make sure that the address belongs to the service it should; else report this.",
+                f"The answer has an unexpected form ({type(error).__name__}: {error}).",
+                "Check that the URL is right; if it is, report this as a bug.",
             )
         ]
     return found if isinstance(found, list) else [found]
 
 
-def _troubled(check: Check, trouble: Trouble) -> Result:
-    """One cause is told once: the other checks that it stops only say so."""
+def _not_checked(check: Check, problem: CannotCheck) -> Result:
+    """Report the cause once; the other checks that it stops are just not checked."""
     if check.name in (REACHABLE, "storage.inputs", "storage.prepared"):
-        return fail(check.name, trouble.message, trouble.mend)
-    return warn(check.name, "Not checked.", f"Mend {REACHABLE} first.")
+        return fail(check.name, problem.message, problem.fix)
+    return warn(check.name, "Not checked.", f"Fix {REACHABLE} first.")

@@ -1,4 +1,4 @@
-"""Checks that need no network: the settings, the template, the media libraries."""
+"""Checks without network: the settings, the template, the media libraries."""
 
 from __future__ import annotations
 
@@ -23,51 +23,51 @@ RATE = 16_000
 
 
 def judge_settings(problems: Mapping[str, str]) -> list[Result]:
-    """One result for each wrong setting, or one for all when they are right."""
+    """Return one result for each invalid setting, or one if all are valid."""
     if not problems:
-        return [ok("settings", "Every setting can be read.")]
-    return [_wrong(name, said) for name, said in problems.items()]
+        return [ok("settings", "All settings are valid.")]
+    return [_wrong(name, problem) for name, problem in problems.items()]
 
 
-def _wrong(name: str, said: str) -> Result:
-    """The settings' sentences say what is wrong, and then what belongs there."""
-    fault, _, rest = said.partition(". ")
-    between = " " if fault.startswith(("is ", "must ")) else " is wrong: "
-    mend = rest or "Correct it where the worker's environment is set."
+def _wrong(name: str, problem: str) -> Result:
+    """Split a settings problem into what is wrong and what to do."""
+    fault, _, rest = problem.partition(". ")
+    between = " " if fault.startswith(("is ", "must ")) else " is invalid: "
+    fix = rest or "Correct it in the worker's environment."
     if fault == "is missing" and not rest.startswith("Set it"):
         first = rest[:1] if rest[1:2].isupper() else rest[:1].lower()
-        mend = f"Set it: {first}{rest[1:]}"
-    return fail("settings", f"{name}{between}{fault.rstrip('.')}.", mend)
+        fix = f"Set it: {first}{rest[1:]}"
+    return fail("settings", f"{name}{between}{fault.rstrip('.')}.", fix)
 
 
 async def check_template(context: Context) -> Result:
-    """The workflow template against the guard."""
+    """Check the workflow template."""
     try:
         template = await asyncio.to_thread(read_template, context.settings)
     except WorkflowInvalid as error:
         return fail(
             "template",
             " ".join(error.problems),
-            "Mend the file that WORKFLOW_PATH names, or leave WORKFLOW_PATH unset.",
+            "Fix the file that WORKFLOW_PATH names, or leave WORKFLOW_PATH unset.",
         )
     number = len(template.notes)
     notes = f"; {number} note{'s' * (number > 1)} (`python -m worker workflow check`)"
-    return ok("template", f"It passes the guard ({template.sha256[:12]}){notes if number else ''}.")
+    return ok("template", f"It is valid ({template.sha256[:12]}){notes if number else ''}.")
 
 
 async def check_media(_context: Context) -> Result:
-    """Whether this machine decodes sound, and pictures of phones."""
+    """Check that this machine decodes audio and HEIC images."""
     return await asyncio.to_thread(_decode)
 
 
 def _decode() -> Result:
-    mend = "Install the pinned packages anew: pip install -r requirements.lock."
+    fix = "Reinstall the pinned packages: pip install -r requirements.lock."
     try:
         heard = probe_audio(io.BytesIO(sound(1.0)))
     except JobFailed as error:
-        return fail("media", f"A second of sound cannot be decoded: {error.message}", mend)
+        return fail("media", f"One second of audio cannot be decoded: {error.message}", fix)
     if heard.seconds != 1:
-        return fail("media", f"A second of sound was decoded as {float(heard.seconds)} s.", mend)
+        return fail("media", f"One second of audio was decoded as {float(heard.seconds)} s.", fix)
     try:
         file = io.BytesIO()
         pillow_heif.from_pillow(Image.new("RGB", (64, 64), "grey")).save(file)
@@ -75,13 +75,13 @@ def _decode() -> Result:
         probe_image(file, max_pixels=64 * 64)
     except (JobFailed, OSError, RuntimeError, ValueError) as error:
         return fail(
-            "media", f"HEIC, the format of iPhones, cannot be read ({type(error).__name__}).", mend
+            "media", f"HEIC, the format of iPhones, cannot be read ({type(error).__name__}).", fix
         )
-    return ok("media", "Sound and HEIC pictures are decoded.")
+    return ok("media", "Audio and HEIC images are decoded.")
 
 
 def sound(seconds: float) -> bytes:
-    """A WAV file with something like a voice: a buzz that swells four times a second."""
+    """Return a WAV file with a voice-like sound: a tone whose volume changes 4 times a second."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
@@ -95,5 +95,5 @@ def sound(seconds: float) -> bytes:
             )
             for n in range(int(seconds * RATE))
         )
-        out.writeframes(b"".join(struct.pack("<h", one) for one in samples))
+        out.writeframes(b"".join(struct.pack("<h", sample) for sample in samples))
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""The probe run: the cheapest video there is, rendered for real and looked at frame by frame."""
+"""The probe run: renders the cheapest possible video on the endpoint and checks its frames."""
 
 from __future__ import annotations
 
@@ -43,36 +43,36 @@ _LARGEST_VIDEO = 200 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeOptions:
-    """`image` and `audio`: addresses instead of made-up media; the others are in seconds."""
+    """`image` and `audio` are URLs that replace the generated media; the rest is in seconds."""
 
     image: str | None = None
     audio: str | None = None
     patience: float = 2400.0
-    look: float = 5.0
+    poll: float = 5.0
 
 
 def expected_gpu_seconds(seconds_per_window: float) -> float:
-    """What the probe run takes of a warm GPU: one window, small, at few steps."""
+    """Return the seconds the probe run needs on a warm GPU: one small window with few steps."""
     return seconds_per_window * WIDTH * HEIGHT * STEPS / (1280 * 720 * 4)
 
 
 async def probe(context: Context, options: ProbeOptions, say: Callable[[str], None]) -> Result:
-    """Submit the run, follow it to its end, check its video; `say` tells how far it is."""
+    """Submit the run, wait for its end, check its video; `say` gets each new phase."""
     try:
         async with _media(context, options) as (image, audio):
             return await _render(context, options, image, audio, say)
     except JobFailed as error:
-        mend = CODES[error.code].advice if error.code in CODES else "Give --image and --audio."
-        return fail(NAME, error.message, mend)
+        fix = CODES[error.code].advice if error.code in CODES else "Give --image and --audio."
+        return fail(NAME, error.message, fix)
     except SubmissionUnknown as error:
-        return fail(NAME, error.message, "Look into RunPod's console before you try again.")
+        return fail(NAME, error.message, "Check RunPod's console before you try again.")
     except WorkerError as error:
-        return fail(NAME, error.message, "Mend the other checks first.")
+        return fail(NAME, error.message, "Fix the other checks first.")
 
 
 @asynccontextmanager
 async def _media(context: Context, options: ProbeOptions) -> AsyncIterator[tuple[str, str]]:
-    """The two addresses; made-up media are uploaded, and deleted afterwards."""
+    """Yield the two URLs; generated media are uploaded, and deleted afterwards."""
     if options.image and options.audio:
         yield options.image, options.audio
         return
@@ -80,8 +80,8 @@ async def _media(context: Context, options: ProbeOptions) -> AsyncIterator[tuple
     if bucket is None:
         raise JobFailed(
             "input_forbidden",
-            "The probe run needs media: give --image and --audio with https:// addresses, or set "
-            "INPUT_BUCKETS so that made-up ones can be uploaded.",
+            "The probe run needs media: give --image and --audio with https:// URLs, or set "
+            "INPUT_BUCKETS, so that generated media can be uploaded.",
         )
     storage = _storage(context)
     folder = f"doctor/{uuid.uuid4()}"
@@ -138,7 +138,7 @@ async def _render(
 async def _run(
     context: Context, options: ProbeOptions, body: dict[str, object], say: Callable[[str], None]
 ) -> RunUpdate | None:
-    """The run's end; None when it did not come in time, and was cancelled."""
+    """Return the ended run; None if it did not end in time and was cancelled."""
     async with RunPodApi(
         endpoint_url=context.settings.runpod_endpoint_url,
         api_key=context.settings.runpod_api_key.get_secret_value(),
@@ -148,23 +148,23 @@ async def _run(
         ended = False
         try:
             async with asyncio.timeout(options.patience):
-                update = await _follow(api, run_id, options.look, say)
+                update = await _follow(api, run_id, options.poll, say)
             ended = True
             return update
         except TimeoutError:
             return None
         finally:
             if not ended:
-                # It must not run on for money that nobody looks at.
+                # Otherwise it would keep costing money without a reader.
                 await api.cancel(run_id)
 
 
 async def _follow(
-    api: RunPodApi, run_id: str, look: float, say: Callable[[str], None]
+    api: RunPodApi, run_id: str, poll: float, say: Callable[[str], None]
 ) -> RunUpdate:
-    told = ""
+    last = ""
     while True:
-        await asyncio.sleep(look)
+        await asyncio.sleep(poll)
         try:
             update = await api.status(run_id)
         except RunGone:
@@ -173,8 +173,8 @@ async def _follow(
             continue
         if update.state.terminal:
             return update
-        if told != (told := update.phase or update.state.value):
-            say(told)
+        if last != (last := update.phase or update.state.value):
+            say(last)
 
 
 async def _judge(context: Context, plan: Plan, update: RunUpdate | None) -> Result:
@@ -182,16 +182,18 @@ async def _judge(context: Context, plan: Plan, update: RunUpdate | None) -> Resu
         return fail(
             NAME,
             "The run did not end in time and was cancelled.",
-            "Look at runpod.workers and at the worker's log in RunPod's console.",
+            "Check runpod.workers and the worker's log in RunPod's console.",
         )
     if update.state is RunState.UNKNOWN:
         return fail(
-            NAME, "RunPod lost the run.", "Try again; if it happens twice, write to RunPod."
+            NAME,
+            "RunPod lost the run.",
+            "Try again. If it happens twice, contact RunPod's support.",
         )
     if update.state is not RunState.COMPLETED:
         failure = classify_failure(update)
-        mend = CODES[failure.code].advice if failure.code in CODES else "See the worker's log."
-        return fail(NAME, f"{failure.code}: {failure.message}", mend)
+        fix = CODES[failure.code].advice if failure.code in CODES else "See the worker's log."
+        return fail(NAME, f"{failure.code}: {failure.message}", fix)
     if update.video_url is None:
         return fail(NAME, "The run completed without a video.", CODES["result_missing"].advice)
     with tempfile.TemporaryFile() as file:
@@ -207,28 +209,28 @@ async def _judge(context: Context, plan: Plan, update: RunUpdate | None) -> Resu
                         break
                     file.write(chunk)
         except httpx.HTTPError as error:
-            said = (
+            reason = (
                 f"HTTP {error.response.status_code}"
                 if isinstance(error, httpx.HTTPStatusError)
                 else type(error).__name__
             )
             return fail(
                 NAME,
-                f"The video cannot be loaded ({said}).",
-                "Check the result bucket's public address in the endpoint's variables.",
+                f"The video cannot be downloaded ({reason}).",
+                "Check the result bucket's public URL in the endpoint's environment variables.",
             )
         file.seek(0)
         problem = await asyncio.to_thread(judge_video, file, FRAMES, WIDTH, HEIGHT)
     if problem:
         return fail(NAME, problem, "Compare the endpoint's ComfyUI and nodes with docs/guide.md.")
-    return ok(NAME, f"A video of {FRAMES} frames came. {_bill(context, update)}")
+    return ok(NAME, f"Received an {FRAMES}-frame video. {_bill(context, update)}")
 
 
 def _bill(context: Context, update: RunUpdate) -> str:
     seconds = (update.execution_ms or 0) / 1000
-    text = f"It waited {(update.delay_ms or 0) / 1000:.0f} s and took {seconds:.0f} s of a GPU"
+    text = f"It waited {(update.delay_ms or 0) / 1000:.0f} s and used {seconds:.0f} GPU seconds"
     price = context.settings.gpu_price_per_second
-    return f"{text}, ${float(price) * seconds:.3f}." if price else f"{text}."
+    return f"{text} (${float(price) * seconds:.3f})." if price else f"{text}."
 
 
 def _bucket(context: Context) -> str | None:
@@ -253,7 +255,7 @@ def _desk(context: Context) -> InputMedia:
 
 
 def _face() -> bytes:
-    """A drawn face: the model needs something to move."""
+    """Return a PNG with a drawn face: the model needs one to animate."""
     image = Image.new("RGB", (WIDTH, HEIGHT), (120, 140, 160))
     draw = ImageDraw.Draw(image)
     draw.ellipse((296, 40, 536, 400), fill=(225, 185, 155))

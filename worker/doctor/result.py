@@ -1,4 +1,4 @@
-"""One finding of a check, and how findings are made."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a check found; `mend` is the sentence that says what to do, empty when all is well."""
+    """What a check found; `fix` says what to do, empty when there is nothing to do."""
 
     name: str
     level: Level
     message: str
-    mend: str = ""
+    fix: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """The form that --json prints."""
+        """Return the form that --json prints; programs read its keys, so they stay as they are."""
         return {
             "name": self.name,
             "level": self.level,
             "message": self.message,
-            "mend": self.mend,
+            "mend": self.fix,
         }
 
 
 def ok(name: str, message: str) -> Result:
-    """All is well."""
+    """Return a result that needs no action."""
     return Result(name=name, level="ok", message=message)
 
 
-def warn(name: str, message: str, mend: str = "") -> Result:
-    """It works, but not as well as it could."""
-    return Result(name=name, level="warn", message=message, mend=mend)
+def warn(name: str, message: str, fix: str = "") -> Result:
+    """Return a result for what works, but not as well as it could."""
+    return Result(name=name, level="warn", message=message, fix=fix)
 
 
-def fail(name: str, message: str, mend: str) -> Result:
-    """Jobs will not get through, or not safely."""
-    return Result(name=name, level="fail", message=message, mend=mend)
+def fail(name: str, message: str, fix: str) -> Result:
+    """Return a result for what stops jobs, or makes them unsafe."""
+    return Result(name=name, level="fail", message=message, fix=fix)

@@ -1,4 +1,4 @@
-"""Looks at a rendered video: size, number of frames, sound."""
+"""Checks a rendered video: size, number of frames, sound."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import av
 
 
 def judge_video(file: BinaryIO, frames: int, width: int, height: int) -> str | None:
-    """What is wrong with the video, None when all is as ordered."""
+    """Return what is wrong with the video, None if it is as requested."""
     try:
         with av.open(file, mode="r") as container:
             if not container.streams.video:
-                return "The file has no picture."
+                return "The file has no video stream."
             if not container.streams.audio:
-                return "The video has no sound."
+                return "The video has no audio stream."
             stream = container.streams.video[0]
             size = (stream.width, stream.height)
             count = len([None for _ in container.decode(stream)])
     except av.FFmpegError as error:
-        return f"The file is no video that can be decoded ({type(error).__name__})."
+        return f"The file cannot be decoded as a video ({type(error).__name__})."
     if size != (width, height):
         return f"The video has {size[0]}x{size[1]} pixels instead of {width}x{height}."
     if count != frames:

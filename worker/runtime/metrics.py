@@ -124,22 +124,22 @@ class Metrics:
             namespace=PREFIX,
             registry=registry,
         )
-        self.doorbell_rings = Counter(
-            "doorbell_rings",
-            "Events heard, by kind: insert, cancel, retry, delete.",
+        self.realtime_hints = Counter(
+            "realtime_hints",
+            "Changes heard from Realtime, by kind: insert, cancel, retry, delete.",
             ["kind"],
             namespace=PREFIX,
             registry=registry,
         )
-        self.doorbell_lost = Counter(
-            "doorbell_lost",
+        self.realtime_lost = Counter(
+            "realtime_lost",
             "Realtime sessions that ended in failure.",
             namespace=PREFIX,
             registry=registry,
         )
-        self.doorbell_missed = Counter(
-            "doorbell_missed",
-            "Rows that the sweep found and no event had told of.",
+        self.realtime_missed = Counter(
+            "realtime_missed",
+            "Rows found by the sweep, without an event from Realtime.",
             namespace=PREFIX,
             registry=registry,
         )

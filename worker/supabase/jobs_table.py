@@ -1,4 +1,4 @@
-"""The table as people use it from the command line: insert, look, cancel, retry."""
+"""The table as the command line uses it: insert, read, cancel, retry."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class JobsTable:
         return dict(rows[0])
 
     async def get(self, job_id: str) -> dict[str, Any] | None:
-        """One row, or None."""
+        """Return one row, or None."""
         rows = await self._run(self._client.table(TABLE).select("*").eq("id", job_id))
         return dict(rows[0]) if rows else None
 
     async def by_key(self, user_id: str | None, key: str) -> dict[str, Any] | None:
-        """The one row of a user (or of nobody) with this idempotency key."""
+        """Return the row of a user (or of no user) with this idempotency key, or None."""
         query = self._client.table(TABLE).select("*").eq("idempotency_key", key)
         query = query.is_("user_id", None) if user_id is None else query.eq("user_id", user_id)
         rows = await self._run(query)
@@ -47,7 +47,7 @@ class JobsTable:
         user_id: str | None = None,
         limit: int = 50,
     ) -> list[dict[str, Any]]:
-        """The newest rows that fit, at most `limit`."""
+        """Return the newest matching rows, at most `limit`."""
         found: list[dict[str, Any]] = []
         while len(found) < limit:
             size = min(PAGE, limit - len(found))
@@ -66,7 +66,7 @@ class JobsTable:
         return found
 
     async def cancel(self, job_id: str) -> dict[str, Any] | None:
-        """Ask for the job's end; returns the row as it is now, None when there is none."""
+        """Request cancellation; return the row as it is now, None if there is no such job."""
         query = self._client.table(TABLE).update({"cancel_requested": True}).eq("id", job_id)
         rows = await self._run(query)
         return dict(rows[0]) if rows else None
@@ -77,12 +77,12 @@ class JobsTable:
         return dict(rows[0])
 
     async def submissions(self, job_id: str) -> list[dict[str, Any]]:
-        """All submissions of a job, the first one first."""
+        """Return all submissions of a job, oldest first."""
         query = self._client.table("video_job_attempts").select("*").eq("job_id", job_id)
         return [dict(row) for row in await self._run(query.order("attempt"))]
 
     async def events(self, job_id: str) -> list[dict[str, Any]]:
-        """The job's timeline."""
+        """Return the job's timeline."""
         query = self._client.table("video_job_events").select("*").eq("job_id", job_id)
         return [dict(row) for row in await self._run(query.order("id").limit(1000))]
 

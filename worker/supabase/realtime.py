@@ -1,11 +1,10 @@
-"""The doorbell: keeps one live subscription to the jobs table, whatever happens to the socket."""
+"""Keeps one live subscription to the jobs table, whatever happens to the socket."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,39 +14,34 @@ import structlog
 
 from worker.runtime.metrics import METRICS
 from worker.supabase.realtime_reason import quiet_library_logs
-from worker.supabase.realtime_session import (
-    Ending,
-    Ring,
-    RingKind,
-    Session,
-    Timings,
-)
+from worker.supabase.realtime_session import ChangeHint, Ending, HintKind, Session, Timings
 
-__all__ = ["Pace", "RealtimeDoorbell", "Ring", "RingKind", "Timings"]
+__all__ = ["ChangeHint", "HintKind", "Pace", "RealtimeListener", "Timings"]
 
 log = structlog.get_logger(__name__)
 
-DoorbellState = Literal["connecting", "ready", "down"]
+ListenerState = Literal["connecting", "ready", "down"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How fast new sessions follow failed ones, in seconds, and how many misses are too many."""
+    """Backoff between sessions, in seconds, and how many missed changes end a session."""
 
     first: float = 0.5
     longest: float = 30.0
-    # Realtime counts joins; one that was refused for their number must not be repeated at once.
+    # Realtime limits joins: after a refusal for their number, wait before the next one.
     rate_limited: float = 30.0
-    # A session that was ready for so long was a good one: the next failure starts from `first`.
+    # After a session that was ready for this long, the backoff starts again from `first`.
     proven: float = 60.0
     misses: int = 3
 
 
-class RealtimeDoorbell:
-    """Rings for rows that were inserted, cancelled, retried or deleted: at most once, a hint only.
+class RealtimeListener:
+    """Gives a hint for each row that was inserted, cancelled, retried or deleted.
 
-    Every ring may be lost, so the sweep is what finds rows for certain; `on_ready` is called each
-    time that changes begin to flow and asks for one, because nothing tells what came before.
+    Delivery is at most once: every hint may be lost, and only the sweep finds rows for certain.
+    `on_ready` is called each time changes begin to flow; the caller should sweep then, because
+    earlier changes are not replayed.
     """
 
     def __init__(
@@ -55,21 +49,21 @@ class RealtimeDoorbell:
         *,
         url: str,
         key: str,
-        on_ring: Callable[[Ring], None],
+        on_hint: Callable[[ChangeHint], None],
         on_ready: Callable[[], None],
         table: str = "video_jobs",
         timings: Timings | None = None,
         pace: Pace | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`url` is the project's (https://<ref>.supabase.co), `key` any kind of service key."""
+        """Take the project's `url` (https://<ref>.supabase.co) and any kind of service key."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("the Supabase URL must begin with https:// or http://")
         self._url = f"{url.rstrip('/')}/realtime/v1"
         self._key = key
         self._table = table
-        self._on_ring = on_ring
+        self._on_hint = on_hint
         self._on_ready = on_ready
         self._timings = timings or Timings()
         self._pace = pace or Pace()
@@ -80,34 +74,34 @@ class RealtimeDoorbell:
         self._silent_misses = 0
         self._heard = False
         self.reason: str | None = None
-        self.rings: Counter[str] = Counter()
         self.sessions = 0
         self.rebuilds = 0
         self.misses = 0
 
     @property
-    def state(self) -> DoorbellState:
-        """`ready` while changes flow; `down` from a failure until they flow again."""
+    def state(self) -> ListenerState:
+        """Return `ready` while changes flow, `down` from a failure until they flow again."""
         if self.ready_for is not None:
             return "ready"
         return "connecting" if self.reason is None else "down"
 
     @property
     def ready_for(self) -> float | None:
-        """Seconds since changes began to flow, None while they do not."""
+        """Return the seconds since changes began to flow, None while they do not."""
         since = self._session.ready_since if self._session else None
         return None if since is None else time.monotonic() - since
 
     @property
     def last_event_age(self) -> float | None:
-        """Seconds since the last event, None before the first."""
+        """Return the seconds since the last event, None before the first."""
         return None if self._last_event is None else time.monotonic() - self._last_event
 
     def missed(self, age: float = 0.0) -> None:
-        """Tell that a sweep found a row, `age` seconds after its change, that had not rung.
+        """Report a row that the sweep found `age` seconds after a change without an event.
 
-        After several sweeps like that with no event between them the session is deaf, though all
-        looks well: so it is after a restart of Postgres, or beyond Realtime's rate limit.
+        After several such rows with no event in between, the session is closed: it receives
+        nothing although the socket looks healthy. This happens after a restart of Postgres, or
+        beyond Realtime's rate limit.
         """
         session, ready_for = self._session, self.ready_for
         if session is None or ready_for is None or age >= ready_for:
@@ -118,7 +112,7 @@ class RealtimeDoorbell:
             session.end(f"{self._silent_misses} rows changed without an event")
 
     async def run(self) -> None:
-        """Keep a session alive until cancelled; trouble with the network never raises."""
+        """Keep a session alive until cancelled; network errors never raise."""
         quiet_library_logs()
         while True:
             ending = await self._run_session()
@@ -126,9 +120,9 @@ class RealtimeDoorbell:
                 continue
             self.reason = ending.reason
             self.rebuilds += 1
-            METRICS.doorbell_lost.inc()
+            METRICS.realtime_lost.inc()
             delay = self._delay(ending)
-            log.warning("doorbell.lost", reason=ending.reason, retry_in=round(delay, 1))
+            log.warning("realtime.lost", reason=ending.reason, retry_in=round(delay, 1))
             await asyncio.sleep(delay)
 
     async def _run_session(self) -> Ending:
@@ -138,7 +132,7 @@ class RealtimeDoorbell:
             key=self._key,
             table=self._table,
             timings=timings,
-            on_ring=self._ring,
+            on_hint=self._hear,
             on_ready=self._ready,
         )
         self._heard = False
@@ -159,22 +153,21 @@ class RealtimeDoorbell:
             delay = max(delay, pace.rate_limited)
         return delay * (0.5 + self._jitter() / 2)
 
-    def _ring(self, ring: Ring) -> None:
+    def _hear(self, hint: ChangeHint) -> None:
         self._last_event = time.monotonic()
         self._heard = True
         self._silent_misses = 0
-        self.rings[ring.kind.value] += 1
-        METRICS.doorbell_rings.labels(ring.kind.value).inc()
-        self._call("on_ring", self._on_ring, ring)
+        METRICS.realtime_hints.labels(hint.kind.value).inc()
+        self._call("on_hint", self._on_hint, hint)
 
     def _ready(self) -> None:
         self.reason = None
-        log.info("doorbell.ready", sessions=self.sessions)
+        log.info("realtime.ready", sessions=self.sessions)
         self._call("on_ready", self._on_ready)
 
     def _call(self, name: str, callback: Callable[..., None], *args: object) -> None:
         try:
             callback(*args)
         except Exception:
-            # It must not reach the library, whose reading task would die of it in silence.
-            log.exception("doorbell.callback_failed", callback=name)
+            # An exception here would end the library's reading task, without a log line.
+            log.exception("realtime.callback_failed", callback=name)

@@ -1,4 +1,4 @@
-"""Says in one sentence why a Realtime session ended, and keeps the libraries from saying more."""
+"""Describes in one sentence why a Realtime session ended; silences the libraries' own logs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ def quiet_library_logs() -> None:
 
 
 def describe(error: BaseException) -> str:
-    """The reason for people; it may still hold a secret, so redact it."""
+    """Return the reason for people; it may still hold a secret, so redact it."""
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         advice = ": check SUPABASE_SERVICE_ROLE_KEY" if status in (401, 403) else ""
         return f"the handshake was answered with HTTP {status}{advice}"
     text = str(error)
     try:
-        # Refusals come as the server's payload in JSON.
+        # A refusal is the server's payload in JSON.
         parsed = json.loads(text)
     except ValueError:
         parsed = None
     if isinstance(parsed, dict):
         text = str(parsed.get("message") or parsed.get("reason") or "no reason given")
-        # "InvalidJWTToken: Token ..." would look like a secret, and be hidden.
+        # "InvalidJWTToken: Token ..." looks like a secret and would be redacted.
         return f"Realtime says: {text.replace(': ', ' - ')}"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""One socket to Supabase Realtime, from its handshake to its sure end."""
+"""One socket to Supabase Realtime, from the handshake until it is closed for certain."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ log = structlog.get_logger(__name__)
 _SOCKET_TOPIC = "phoenix"
 
 
-class RingKind(StrEnum):
-    """What happened at the table."""
+class HintKind(StrEnum):
+    """What happened to a row."""
 
     INSERT = "insert"
     CANCEL = "cancel"
@@ -39,16 +39,16 @@ class RingKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ring:
-    """A hint that a row changed; the row itself must be read again. `job_id` None: unknown."""
+class ChangeHint:
+    """A hint that a row changed; read the row for the facts. `job_id` is None if unknown."""
 
-    kind: RingKind
+    kind: HintKind
     job_id: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Seconds; the defaults fit Supabase's servers, tests shorten them."""
+    """Time limits in seconds; the defaults fit Supabase's servers, tests shorten them."""
 
     join: int = 10
     # A cold server was seen to take 3 s from the join to its `system` message.
@@ -57,37 +57,37 @@ class Timings:
     heartbeat: float = 20.0
     heartbeat_answer: int = 10
     close: float = 2.0
-    # Connections are cut after 24 h at the latest; ours ends before, at a time of its own.
+    # Supabase closes connections after 24 h at the latest; close ours earlier.
     recycle: float = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """Why a session is over; `planned` if nothing was wrong."""
+    """Why a session ended; `planned` if nothing was wrong."""
 
     reason: str
     planned: bool = False
     ready_seconds: float = 0.0
 
 
-# Never "*": the worker would hear each progress update that it writes itself.
+# Not "*": the worker would then receive each progress update that it writes itself.
 _BINDINGS = (
-    (RingKind.INSERT, RealtimePostgresChangesListenEvent.Insert, None),
-    (RingKind.CANCEL, RealtimePostgresChangesListenEvent.Update, "cancel_requested=eq.true"),
-    (RingKind.RETRY, RealtimePostgresChangesListenEvent.Update, "status=eq.queued"),
-    (RingKind.DELETE, RealtimePostgresChangesListenEvent.Delete, None),
+    (HintKind.INSERT, RealtimePostgresChangesListenEvent.Insert, None),
+    (HintKind.CANCEL, RealtimePostgresChangesListenEvent.Update, "cancel_requested=eq.true"),
+    (HintKind.RETRY, RealtimePostgresChangesListenEvent.Update, "status=eq.queued"),
+    (HintKind.DELETE, RealtimePostgresChangesListenEvent.Delete, None),
 )
 
 
 _STATES = {
     RealtimeSubscribeStates.CHANNEL_ERROR: "the channel failed",
     RealtimeSubscribeStates.CLOSED: "Realtime closed the channel",
-    RealtimeSubscribeStates.TIMED_OUT: "the join is unanswered",
+    RealtimeSubscribeStates.TIMED_OUT: "the join was not answered",
 }
 
 
 class Session:
-    """One client, one socket, one channel; it never repairs itself, its owner builds another."""
+    """One client, one socket, one channel. It never reconnects: its owner makes a new session."""
 
     def __init__(
         self,
@@ -96,30 +96,30 @@ class Session:
         key: str,
         table: str,
         timings: Timings,
-        on_ring: Callable[[Ring], None],
+        on_hint: Callable[[ChangeHint], None],
         on_ready: Callable[[], None],
     ) -> None:
-        """The callbacks must not raise: an exception would kill the library's reading task."""
+        """Prepare the client; the callbacks must not raise, or the library stops reading."""
         self._key = key
         self._table = table
         self._timings = timings
-        self._on_ring = on_ring
+        self._on_hint = on_hint
         self._on_ready = on_ready
         self._ended = asyncio.Event()
         self._ending = Ending(reason="closed")
         self.ready_since: float | None = None
-        # Repair inside the library gives up, or loses the channel, without a sign: no retries.
+        # No retries inside the library: it gives up, or loses the channel, without telling.
         self._client = AsyncRealtimeClient(
             url, key, auto_reconnect=False, max_retries=1, initial_backoff=1, timeout=timings.join
         )
         self._channel = self._client.channel(f"{table}-worker")
-        # A channel on the socket's own topic, so that answers to our heartbeats find us.
+        # A channel on the socket's own topic, to receive the answers to our heartbeats.
         self._pulse = AsyncRealtimeChannel(self._client, _SOCKET_TOPIC)
         self._client.channels[_SOCKET_TOPIC] = self._pulse
         self._beat: AsyncPush | None = None
 
     def end(self, reason: str, *, planned: bool = False) -> None:
-        """Let `run` return soon; the first reason counts."""
+        """Make `run` return soon; the first reason counts."""
         if not self._ended.is_set():
             self._ending = Ending(reason=one_line(reason.replace(self._key, "[key]"), limit=300))
             if planned:
@@ -127,14 +127,14 @@ class Session:
             self._ended.set()
 
     async def run(self) -> Ending:
-        """Connect, listen until something is wrong, close; raises nothing but cancellation."""
+        """Connect, listen until something is wrong, close; raise nothing but cancellation."""
         self._bind()
         try:
             async with asyncio.timeout(3 * self._timings.join):
                 await self._client.connect()
                 await self._channel.subscribe(self._on_state)
             await self._watch()
-        except Exception as error:  # noqa: BLE001 - whatever it is, a new session is the answer
+        except Exception as error:  # noqa: BLE001 - the owner starts a new session in any case
             self.end(describe(error))
         finally:
             since, self.ready_since = self.ready_since, None
@@ -152,15 +152,16 @@ class Session:
             )
         self._channel.on_system(self._on_system)
 
-    def _on_change(self, kind: RingKind, payload: PostgresChangesPayload) -> None:
-        # Events with `errors` (too large, not readable) ring as well: something did change.
+    def _on_change(self, kind: HintKind, payload: PostgresChangesPayload) -> None:
+        # Events with `errors` (too large, not readable) count too: something did change.
         data: Mapping[str, object] = {**payload["data"]}
-        if kind is RingKind.RETRY and _is_word_of_ours(data.get("record")):
+        if kind is HintKind.RETRY and _only_status_text(data.get("record")):
             return
-        self._on_ring(Ring(kind=kind, job_id=_row_id(data.get("record"), data.get("old_record"))))
+        job_id = _row_id(data.get("record"), data.get("old_record"))
+        self._on_hint(ChangeHint(kind=kind, job_id=job_id))
 
     def _on_system(self, payload: SuccessSystemPayload) -> None:
-        # The reply to the join comes earlier, and rows inserted in between are lost: only this
+        # The reply to the join comes earlier, and rows inserted in between are lost. Only this
         # message says that changes flow from now on.
         if payload.extension == "postgres_changes":
             if self.ready_since is None:
@@ -177,11 +178,13 @@ class Session:
         while not self._ended.is_set():
             now = time.monotonic()
             if self.ready_since is None and now - started > self._timings.ready:
-                self.end("joined, but Realtime does not say that it listens to Postgres")
+                self.end(
+                    "joined, but Realtime did not confirm the subscription to Postgres changes"
+                )
             elif problem := self._problem():
                 self.end(problem)
             elif now - started > self._timings.recycle:
-                self.end("its time is over", planned=True)
+                self.end("regular renewal", planned=True)
             elif now >= next_beat:
                 next_beat = now + self._timings.heartbeat
                 await self._send_heartbeat()
@@ -203,14 +206,14 @@ class Session:
         return None
 
     async def _send_heartbeat(self) -> None:
-        """The library sends heartbeats too, but never looks whether they are answered."""
+        """Send a heartbeat; no answer ends the session. (The library's own do not check that.)"""
         if self._beat is not None and self._beat.timeout_task is not None:
             return
         beat = AsyncPush(
             self._pulse, ChannelEvents.heartbeat, {}, timeout=self._timings.heartbeat_answer
         )
         beat.receive(
-            RealtimeAcknowledgementStatus.Timeout, partial(self.end, "a heartbeat is unanswered")
+            RealtimeAcknowledgementStatus.Timeout, partial(self.end, "a heartbeat was not answered")
         )
         self._beat = beat
         async with asyncio.timeout(self._timings.heartbeat_answer):
@@ -223,8 +226,8 @@ class Session:
         try:
             async with asyncio.timeout(self._timings.close):
                 await client.close()
-        except Exception as error:  # noqa: BLE001 - it is thrown away in any case
-            log.debug("doorbell.close_failed", error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the client is dropped in any case
+            log.debug("realtime.close_failed", error=type(error).__name__)
         finally:
             for channel in (self._channel, self._pulse):
                 channel.rejoin_timer.reset()
@@ -238,10 +241,10 @@ class Session:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _is_word_of_ours(record: object) -> bool:
-    """Whether a waiting row was only told its place or why it waits: a retry clears both.
+def _only_status_text(record: object) -> bool:
+    """Return whether only the queue position or the waiting text changed; a retry clears both.
 
-    Workers with different limits would else answer each other's words without a pause.
+    Without this check, workers with different limits would wake each other without a pause.
     """
     return isinstance(record, dict) and any(
         record.get(name) is not None for name in ("queue_position", "phase_detail")

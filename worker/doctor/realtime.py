@@ -1,4 +1,4 @@
-"""Checks that an insert really arrives through Realtime."""
+"""Checks that an insert arrives through Realtime."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import uuid
 
 import httpx
 
-from worker.doctor.context import Context, words
+from worker.doctor.context import Context, error_of
 from worker.doctor.result import Result, fail, ok, warn
-from worker.supabase.realtime import RealtimeDoorbell, Ring
+from worker.supabase.realtime import ChangeHint, RealtimeListener
 
 NAME = "supabase.realtime"
 READY_SECONDS = 15.0
@@ -18,29 +18,29 @@ HEARD_SECONDS = 10.0
 
 
 async def check_realtime(context: Context) -> Result:
-    """Listens, inserts a job that is cancelled at once, waits for its event, deletes it."""
+    """Listen, insert a job that is cancelled at once, wait for its event, delete it."""
     job_id = str(uuid.uuid4())
     ready, heard = asyncio.Event(), asyncio.Event()
 
-    def ring(one: Ring) -> None:
-        if one.job_id == job_id:
+    def on_hint(hint: ChangeHint) -> None:
+        if hint.job_id == job_id:
             heard.set()
 
-    doorbell = RealtimeDoorbell(
+    listener = RealtimeListener(
         url=context.settings.supabase_url,
         key=context.settings.supabase_service_role_key.get_secret_value(),
-        on_ring=ring,
+        on_hint=on_hint,
         on_ready=ready.set,
     )
     async with asyncio.TaskGroup() as tasks:
-        listening = tasks.create_task(doorbell.run())
+        listening = tasks.create_task(listener.run())
         try:
             if not await _within(READY_SECONDS, ready):
                 return fail(
                     NAME,
-                    f"Realtime does not let the worker listen: {doorbell.reason or 'no answer'}.",
-                    "Check that Realtime is enabled for the project and the key is a service key; "
-                    "until then jobs are found by the sweep alone, every SWEEP_SECONDS.",
+                    f"The worker cannot subscribe to Realtime: {listener.reason or 'no answer'}.",
+                    "Check that Realtime is enabled for the project and the key is a service key. "
+                    "Until then only the sweep finds jobs, every SWEEP_SECONDS.",
                 )
             return await _insert_and_listen(context, job_id, heard)
         finally:
@@ -52,7 +52,7 @@ async def _insert_and_listen(context: Context, job_id: str, heard: asyncio.Event
         "id": job_id,
         "image_url": "https://example.com/doctor.jpg",
         "audio_url": "https://example.com/doctor.mp3",
-        # Such a row is cancelled by its insert trigger, so that no worker takes it.
+        # The insert trigger cancels such a row at once, so no worker takes it.
         "cancel_requested": True,
         "metadata": {"doctor": True},
     }
@@ -66,27 +66,27 @@ async def _insert_and_listen(context: Context, job_id: str, heard: asyncio.Event
             if took > 3:
                 return warn(
                     NAME,
-                    f"An insert was heard of after {took:.1f} s, which is slow.",
-                    "Look at Realtime's load in the dashboard; the sweep finds rows meanwhile.",
+                    f"The event of an insert arrived after {took:.1f} s, which is slow.",
+                    "Check Realtime's load in the dashboard. Meanwhile the sweep finds rows.",
                 )
-            return ok(NAME, f"An insert was heard of after {1000 * took:.0f} ms.")
+            return ok(NAME, f"The event of an insert arrived after {1000 * took:.0f} ms.")
     finally:
         await context.supabase("DELETE", f"/rest/v1/video_jobs?id=eq.{job_id}")
     return fail(
         NAME,
-        f"Realtime lets the worker listen, but an insert was not heard of in {HEARD_SECONDS:.0f} "
-        "s.",
-        "Mend supabase.publication and supabase.grants first; if both are well, restart Realtime "
-        "in the dashboard (Settings > General > Restart).",
+        f"The worker is subscribed to Realtime, but no event of an insert arrived within "
+        f"{HEARD_SECONDS:.0f} s.",
+        "Fix supabase.publication and supabase.grants first. If both are ok, restart Realtime in "
+        "the dashboard (Settings > General > Restart).",
     )
 
 
 def _refused(answer: httpx.Response) -> Result:
-    code, said = words(answer)
+    code, message = error_of(answer)
     return fail(
         NAME,
-        f"A test row could not be inserted: {said or f'HTTP {answer.status_code}'} ({code}).",
-        "Mend supabase.grants, supabase.tables and supabase.triggers first.",
+        f"A test row could not be inserted: {message or f'HTTP {answer.status_code}'} ({code}).",
+        "Fix supabase.grants, supabase.tables and supabase.triggers first.",
     )
 
 

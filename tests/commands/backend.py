@@ -1,4 +1,4 @@
-"""A local stack for commands that need an account, and ways to run them against it."""
+"""A local stack for commands that need an account, and ways to run commands against it."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from worker.doctor.result import Result
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats
 from worker.runtime.readiness import Readiness
-from worker.settings import load_what_is_right
+from worker.settings import load_valid_settings
 from worker.web import Web
 
 ROOT = Path(__file__).parents[2]
@@ -38,17 +38,17 @@ SECRET = "a-webhook-secret-of-32-letters-0"
 
 
 class NoJobs:
-    """Stands where the store and RunPod do, for webhooks of jobs that do not exist."""
+    """Replaces the store and RunPod, for webhooks of jobs that do not exist."""
 
     endpoint_id = "localendpoint"
 
     async def case(self, job_id: str) -> None:
-        """There is none."""
+        """Return None: there is no such job."""
 
 
 @dataclass(slots=True)
 class Done:
-    """A command's end."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -60,8 +60,8 @@ class Done:
 
 
 @dataclass(slots=True)
-class Stand:
-    """Everything that the commands speak to, as it should be; tests break one thing each."""
+class Backend:
+    """Everything that the commands use, in good order; each test breaks one thing."""
 
     stack: Stack
     runpod: RunPodStandIn
@@ -77,7 +77,7 @@ class Stand:
             return cursor.fetchall() if cursor.description else []
 
     def insert(self, **columns: object) -> str:
-        """Insert a job; returns its id."""
+        """Insert a job and return its id."""
         row = {
             "id": str(uuid.uuid4()),
             "image_url": "https://example.com/i.png",
@@ -100,13 +100,13 @@ class Stand:
             )
 
     async def examine(self, *only: str, http: Any = None, **changes: str) -> dict[str, Result]:
-        """The results of the checks whose names begin so, by name."""
+        """Return the results of the checks with these prefixes, by name."""
         env = {**self.env, **changes}
-        settings, problems = load_what_is_right(env)
+        settings, problems = load_valid_settings(env)
         checks = [check for check in CHECKS if check.name.startswith(only)] if only else CHECKS
         async with http or httpx.AsyncClient(timeout=15, trust_env=False) as client:
             context = Context(settings=settings, problems=problems, http=client)
-            return {one.name: one for one in await examine(context, checks)}
+            return {result.name: result for result in await examine(context, checks)}
 
     async def command(self, *arguments: str, **changes: str) -> Done:
         """Run `python -m worker …` in a process of its own."""
@@ -125,7 +125,7 @@ class Stand:
         return Done(process.returncode or 0, out.decode(), err.decode())
 
     async def here(self, *arguments: str, **changes: str) -> Done:
-        """The same inside this process, which is ten times as fast."""
+        """Run the command inside this process, which is ten times faster."""
 
         def invoke() -> Done:
             done = CliRunner().invoke(app, list(arguments), env={**self.env, **changes})
@@ -137,8 +137,8 @@ class Stand:
 
 
 @asynccontextmanager
-async def standing(postgres: Postgres, path: Path) -> AsyncIterator[Stand]:
-    """Start everything; the webhook is answered by the worker's own HTTP side."""
+async def running_backend(postgres: Postgres, path: Path) -> AsyncIterator[Backend]:
+    """Start everything; the webhook is the worker's own HTTP server."""
     database = f"t{uuid.uuid4().hex}"
     runpod = RunPodStandIn(data_dir=path / "runpod", workers=0, options={"render": "none"})
     stack = Stack(data=path / "stack", postgres=postgres, database=database, runpod=False)
@@ -156,13 +156,13 @@ async def standing(postgres: Postgres, path: Path) -> AsyncIterator[Stand]:
             "DATABASE_URL": postgres.url(database),
         }
         try:
-            yield Stand(stack, runpod, env, database)
+            yield Backend(stack, runpod, env, database)
         finally:
             await hook.stop()
 
 
 def worker_web(secret: str = SECRET, reconciler: Any = None) -> Web:
-    """The worker's HTTP side, without jobs."""
+    """Return the worker's HTTP server, without jobs."""
     nobody: Any = NoJobs()
     if reconciler is None:
         reconciler = Reconciler(
@@ -173,8 +173,8 @@ def worker_web(secret: str = SECRET, reconciler: Any = None) -> Web:
 
 
 def levels(results: Mapping[str, Result]) -> dict[str, str]:
-    """Those that are not ok."""
-    return {name: one.level for name, one in results.items() if one.level != "ok"}
+    """Return the levels that are not ok."""
+    return {name: result.level for name, result in results.items() if result.level != "ok"}
 
 
 METHODS = ["GET", "POST", "HEAD", "DELETE"]
@@ -182,7 +182,7 @@ METHODS = ["GET", "POST", "HEAD", "DELETE"]
 
 @asynccontextmanager
 async def answering(*routes: Route) -> AsyncIterator[str]:
-    """A server of somebody else; yields its address."""
+    """Run another server; yield its URL."""
     server = AppServer(Starlette(routes=list(routes)))
     await server.start()
     try:
@@ -191,16 +191,16 @@ async def answering(*routes: Route) -> AsyncIterator[str]:
         await server.stop()
 
 
-def free_address() -> str:
-    """An address at which nothing listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{one.getsockname()[1]}"
+def unused_url() -> str:
+    """Return a URL at which nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def fault(where: Any, **rule: object) -> Iterator[None]:
-    """Let a stand-in answer wrongly for a while."""
+    """Let a backend-in answer wrongly for a while."""
     added = where.faults.add(rule)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A client of Realtime that speaks frames, and the recorded frames of the real server."""
+"""A client that reads and writes Realtime frames, and the recorded frames of the real server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ JOBS = {"event": "*", "schema": "public", "table": "video_jobs"}
 NOTES = {"event": "*", "schema": "public", "table": "notes"}
 
 
-class Phone:
-    """A client that speaks frames, version 1 or 2."""
+class WireClient:
+    """A client that reads and writes frames, version 1 or 2."""
 
     def __init__(self, socket: ClientConnection, version: str) -> None:
         self._socket = socket
@@ -59,7 +59,7 @@ class Phone:
         return message
 
     async def joined(self, *bindings: dict[str, Any], **more: Any) -> int:
-        """Join and wait for changes to flow; returns the first binding's id."""
+        """Join and wait for changes to flow; return the first binding's id."""
         await self.join(*bindings, **more)
         reply = await self.frame()
         assert reply["payload"]["status"] == "ok"
@@ -74,7 +74,7 @@ class Phone:
         return frame["payload"]["data"]
 
     async def silence(self) -> None:
-        """Nothing comes although the server has handled everything before."""
+        """Check that nothing arrives, although the server has handled everything before."""
         ref = await self.push("phoenix", "heartbeat", {})
         frame = await self.frame()
         assert (frame["ref"], frame["topic"]) == (ref, "phoenix"), frame

@@ -1,22 +1,22 @@
-"""A bell that wakes everyone who waits for a change."""
+"""A condition that wakes all tasks that wait for a change."""
 
 import asyncio
 from collections.abc import Callable
 
 
-class Bell:
-    """Wakes all waiters at each ring; a waiter looks for itself whether its change has come."""
+class Condition:
+    """Wakes all waiters at each change; a waiter checks by itself what has changed."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
-        """Wake everyone who waits now."""
+    def notify(self) -> None:
+        """Wake all current waiters."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait for the next ring; False if none came in time."""
+        """Wait for the next change; return False if none came in time."""
         event = self._event
         try:
             async with asyncio.timeout(seconds):
@@ -26,7 +26,7 @@ class Bell:
         return True
 
     async def until(self, true: Callable[[], bool], seconds: float) -> bool:
-        """Wait until a condition holds, looking again at each ring; False when time is over."""
+        """Wait until `true()`, checked at each change; return False if the time is over."""
         try:
             async with asyncio.timeout(seconds):
                 while not true():

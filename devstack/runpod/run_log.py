@@ -1,4 +1,4 @@
-"""The written record of every run, one JSON line per event, kept for ever."""
+"""The permanent log of all runs, one JSON line per event."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from devstack.runpod.runs import Json, Run
 
 
-class JsonLedger:
-    """Appends to a file in the stand-in's data directory; each line is there when `write` ends."""
+class FileRunLog:
+    """Appends to a file in the stand-in's data directory; `write` returns after the write."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", buffering=1)
