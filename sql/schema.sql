@@ -707,7 +707,10 @@ begin
     elsif not new.cancel_requested then
       raise exception 'A cancel cannot be undone. Wait until the job is cancelled, then try it again.';
     -- The one ending that is not decided in worker/jobs/lifecycle.py, which has the same rule: nobody works on it.
-    elsif old.lease_owner is null and not public.video_job_has_open_submission_v1(old.id) then
+    -- A run of an earlier try is stopped by itself; nobody waits for it.
+    elsif old.lease_owner is null and not exists (
+        select 1 from public.video_job_attempts a where a.job_id = old.id and a.try_number = old.try_number
+          and a.state in ('submitting', 'unknown', 'queued', 'running')) then
       new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.completed_at := now();
     else
       new.phase := 'cancelling'; new.phase_detail := null;
@@ -770,6 +773,8 @@ begin
       took := revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
     exception when lock_not_available then
       locked := true;
+      -- Somebody holds many rows at once, perhaps: the rest of this call does not wait for each of them.
+      perform set_config('lock_timeout', '10ms', true);
     end;
     if took then
       for part in select p from jsonb_array_elements(change -> 'submissions') p loop

@@ -95,7 +95,8 @@ class FakeStore:
         row = self.rows[job_id(number)]
         if row["status"] in ENDED:
             return
-        idle = row["lease_owner"] is None and not self._open(row["id"])
+        present = [sub for sub in self._open(row["id"]) if sub["try_number"] == row["try_number"]]
+        idle = row["lease_owner"] is None and not present
         values = {"status": "cancelled", "phase": "done"} if idle else {"phase": "cancelling"}
         self.set(number, cancel_requested=True, phase_detail=None, **values)
         self._poll_now(row["id"])

@@ -138,7 +138,10 @@ begin
     elsif not new.cancel_requested then
       raise exception 'A cancel cannot be undone. Wait until the job is cancelled, then try it again.';
     -- The one ending that is not decided in worker/jobs/lifecycle.py, which has the same rule: nobody works on it.
-    elsif old.lease_owner is null and not public.video_job_has_open_submission_v1(old.id) then
+    -- A run of an earlier try is stopped by itself; nobody waits for it.
+    elsif old.lease_owner is null and not exists (
+        select 1 from public.video_job_attempts a where a.job_id = old.id and a.try_number = old.try_number
+          and a.state in ('submitting', 'unknown', 'queued', 'running')) then
       new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.completed_at := now();
     else
       new.phase := 'cancelling'; new.phase_detail := null;

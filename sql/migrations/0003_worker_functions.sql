@@ -315,6 +315,8 @@ begin
       took := revision is not distinct from (change ->> 'revision')::bigint and states = change -> 'states';
     exception when lock_not_available then
       locked := true;
+      -- Somebody holds many rows at once, perhaps: the rest of this call does not wait for each of them.
+      perform set_config('lock_timeout', '10ms', true);
     end;
     if took then
       for part in select p from jsonb_array_elements(change -> 'submissions') p loop

@@ -81,6 +81,16 @@ def test_an_open_submission_beside_an_ended_one_keeps_the_job(
     check(database, worker, made(database, row, first, second), ends=False)
 
 
+@pytest.mark.parametrize("state", OPEN)
+def test_an_open_submission_of_an_earlier_try_does_not_keep_the_job(
+    database: Database, worker: Worker, state: str
+) -> None:
+    """It is unwanted and stopped by itself; the present try has nothing that could cost money."""
+    job = made(database, "queued", state)
+    by_hand(database, "update public.video_jobs set try_number = 2 where id = %s", job["id"])
+    check(database, worker, database.job(job["id"]), ends=True)
+
+
 def test_the_end_of_the_row_of_an_expired_lease_is_left_to_the_sweep(
     database: Database, worker: Worker
 ) -> None:

@@ -270,6 +270,23 @@ def test_no_submission_beside_an_open_one_or_beyond_the_permitted_number(
     assert len(database.submissions(job["id"])) == 1
 
 
+def test_a_refused_post_and_an_earlier_try_leave_the_permitted_number_as_it_was(
+    database: Database, worker: Worker
+) -> None:
+    """Only what may have been paid in this try counts."""
+    job = claimed(database, worker)
+    worker.begin(job, max_submissions=1)
+    worker.refuse(job)
+    second = worker.claim_one()
+    assert len(worker.begin(second, max_submissions=1)) == 1
+    worker.record(second, "run-1")
+    worker.end_run(job["id"], 2, "failed", status="queued", phase="in_line")
+    assert worker.begin(worker.claim_one(), max_submissions=1) == [], "one may have been paid"
+    alter(database, job["id"], "status = 'failed', error_code = 'run_failed'")
+    database.sql("select * from public.retry_video_job_v1(%s)", job["id"])
+    assert len(worker.begin(worker.claim_one(), max_submissions=1)) == 1
+
+
 def test_a_plan_writes_only_the_columns_of_a_plan(database: Database, worker: Worker) -> None:
     """Whatever else it names is refused, and nothing is begun."""
     job = claimed(database, worker)

@@ -13,32 +13,31 @@ from dataclasses import dataclass, replace
 import httpx
 from PIL import Image, ImageDraw
 
+from worker.dispatch.preparer import Preparer
 from worker.doctor.context import Context
 from worker.doctor.local import sound
 from worker.doctor.result import Result, fail, ok
 from worker.doctor.video import judge_video
-from worker.jobs.errors import (
-    CODES,
-    JobFailed,
-    RunGone,
-    SubmissionUnknown,
-    TransientError,
-    WorkerError,
-)
-from worker.jobs.failures import classify_failure
-from worker.jobs.run import RunState, RunUpdate
+from worker.jobs.errors import CODES, JobFailed, SubmissionUnknown, WorkerError
+from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
+from worker.jobs.observation import SubmissionUpdate, interpret
+from worker.jobs.retry import LifecyclePolicy
+from worker.jobs.run import RunUpdate
 from worker.media.fetch import Fetcher
 from worker.media.inputs import InputMedia
 from worker.media.storage import ObjectName, StorageApi
-from worker.plan.options import RequestedOptions
-from worker.plan.plan import Plan, make_plan
-from worker.policies import input_policy, read_template
+from worker.policies import input_policy, lifecycle_policy, own_addresses, read_template
+from worker.reconcile.poller import Poller
+from worker.reconcile.tracker import RunTracker
 from worker.runpod.api import RunPodApi
+from worker.runtime.clock import Environment
+from worker.runtime.readiness import Readiness
 from worker.workflow.request import build_body
 
 NAME = "runpod.probe"
 FRAMES, WIDTH, HEIGHT, STEPS = 81, 832, 480, 4
 _LARGEST_VIDEO = 200 * 1024 * 1024
+_ENVIRONMENT = Environment()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,102 +104,122 @@ async def _render(
     audio: str,
     say: Callable[[str], None],
 ) -> Result:
+    """Prepare, submit and follow the run with the daemon's own parts."""
     settings = context.settings
-    job_id = str(uuid.uuid4())
     template = await asyncio.to_thread(read_template, settings)
-    policy = replace(settings.plan_policy, max_frames=FRAMES, overlong_audio="trim")
-    desk = _desk(context)
+    media = _input_media(context)
+    preparer = Preparer(
+        media=media,
+        template=template,
+        policy=replace(settings.plan_policy, max_frames=FRAMES, overlong_audio="trim"),
+        readiness=Readiness(),
+        own_addresses=own_addresses(settings),
+        jitter=_ENVIRONMENT.jitter,
+        sleep=_ENVIRONMENT.sleep,
+    )
     try:
-        async with desk.open(image_url=image, audio_url=audio, user_id=None) as opened:
-            plan = make_plan(
-                options=RequestedOptions(width=WIDTH, height=HEIGHT, quality="sd", steps=STEPS),
-                audio=opened.audio,
-                image=opened.image,
-                advance=template.advance,
-                policy=policy,
-                seed=lambda: 1,
-            )
-            inputs = await desk.publish(
-                opened, plan, job_id=job_id, attempt=1, ttl_seconds=plan.ttl_seconds
-            )
+        job = _job(image, audio)
+        prepared = await preparer.prepare(job)
         body = build_body(
-            template, plan, job_id=job_id, image_url=inputs.image_url, audio_url=inputs.audio_url
+            template,
+            prepared.plan,
+            job_id=job.id,
+            image_url=prepared.inputs.image_url,
+            audio_url=prepared.inputs.audio_url,
         )
         try:
-            update = await _run(context, options, body, say)
-            return await _judge(context, plan, update)
+            return await _judge(context, await _run(context, options, job.id, body, say))
         finally:
-            await desk.discard(inputs.objects)
+            await preparer.discard(prepared)
     finally:
-        desk.close()
+        media.close()
+
+
+def _job(image: str, audio: str) -> Job:
+    """Return the cheapest possible job."""
+    return Job(
+        id=str(uuid.uuid4()), user_id=None, status=JobStatus.PREPARING, phase="checking_media",
+        attempt=1, try_number=1, revision=0, image_url=image, audio_url=audio, width=WIDTH,
+        height=HEIGHT, quality="sd", steps=STEPS, seed=1,
+    )  # fmt: skip
 
 
 async def _run(
-    context: Context, options: ProbeOptions, body: dict[str, object], say: Callable[[str], None]
-) -> RunUpdate | None:
+    context: Context,
+    options: ProbeOptions,
+    job_id: str,
+    body: dict[str, object],
+    say: Callable[[str], None],
+) -> SubmissionUpdate | None:
     """Return the ended run; None if it did not end in time and was cancelled."""
+    settings = context.settings
     async with RunPodApi(
-        endpoint_url=context.settings.runpod_endpoint_url,
-        api_key=context.settings.runpod_api_key.get_secret_value(),
+        endpoint_url=settings.runpod_endpoint_url,
+        api_key=settings.runpod_api_key.get_secret_value(),
     ) as api:
         run_id = (await api.submit(body)).run_id
         say(f"submitted as {run_id}")
-        ended = False
+        # With no table to age these, a result without a video is not asked for again.
+        sub = Submission(
+            job_id=job_id, attempt=1, try_number=1, endpoint_id=api.endpoint_id, plan={},
+            state=SubmissionState.QUEUED, runpod_job_id=run_id, ttl_left=options.patience,
+            missing_for=0.0, incomplete_for=0.0,
+        )  # fmt: skip
+        policy = replace(lifecycle_policy(settings), patience=0.0)
+        ended = None
         try:
             async with asyncio.timeout(options.patience):
-                update = await _follow(api, run_id, options.poll, say)
-            ended = True
-            return update
+                ended = await _follow(api, sub, policy, options.poll, say)
         except TimeoutError:
             return None
         finally:
-            if not ended:
+            if ended is None:
                 # Otherwise it would keep costing money without a reader.
                 await api.cancel(run_id)
+        return ended
 
 
 async def _follow(
-    api: RunPodApi, run_id: str, poll: float, say: Callable[[str], None]
-) -> RunUpdate:
+    api: RunPodApi,
+    sub: Submission,
+    policy: LifecyclePolicy,
+    poll: float,
+    say: Callable[[str], None],
+) -> SubmissionUpdate:
+    """Poll the run until it has ended."""
+    tracker = RunTracker(clock=_ENVIRONMENT.monotonic)
+    poller = Poller(runpod=api, tracker=tracker, jitter=_ENVIRONMENT.jitter)
     last = ""
     while True:
-        await asyncio.sleep(poll)
-        try:
-            update = await api.status(run_id)
-        except RunGone:
-            return RunUpdate(run_id=run_id, state=RunState.UNKNOWN)
-        except TransientError:
-            continue
-        if update.state.terminal:
-            return update
-        if last != (last := update.phase or update.state.value):
-            say(last)
+        await _ENVIRONMENT.sleep(poll)
+        news = await poller.poll([Case(job_id=sub.job_id, job=None, submissions=(sub,))])
+        for case, event in news:
+            for update in interpret(case, event, policy, webhooks_work=False):
+                if update.ended:
+                    return update
+                sub = update.now
+                phase = (update.report.phase if update.report else None) or sub.state.value
+                if phase != last:
+                    say(phase)
+                last = phase
 
 
-async def _judge(context: Context, plan: Plan, update: RunUpdate | None) -> Result:
+async def _judge(context: Context, update: SubmissionUpdate | None) -> Result:
     if update is None:
         return fail(
             NAME,
             "The run did not end in time and was cancelled.",
             "Check runpod.workers and the worker's log in RunPod's console.",
         )
-    if update.state is RunState.UNKNOWN:
-        return fail(
-            NAME,
-            "RunPod lost the run.",
-            "Try again. If it happens twice, contact RunPod's support.",
-        )
-    if update.state is not RunState.COMPLETED:
-        failure = classify_failure(update)
-        fix = CODES[failure.code].advice if failure.code in CODES else "See the worker's log."
-        return fail(NAME, f"{failure.code}: {failure.message}", fix)
-    if update.video_url is None:
-        return fail(NAME, "The run completed without a video.", CODES["result_missing"].advice)
+    report, code = update.report, update.now.error_code
+    if code is not None or report is None or report.video_url is None:
+        fix = CODES[code].advice if code in CODES else "See the worker's log."
+        return fail(NAME, f"{code}: {update.now.error_message}", fix)
     with tempfile.TemporaryFile() as file:
         size = 0
         try:
             async with context.http.stream(
-                "GET", update.video_url, follow_redirects=True
+                "GET", report.video_url, follow_redirects=True
             ) as response:
                 response.raise_for_status()
                 async for chunk in response.aiter_bytes():
@@ -223,7 +242,7 @@ async def _judge(context: Context, plan: Plan, update: RunUpdate | None) -> Resu
         problem = await asyncio.to_thread(judge_video, file, FRAMES, WIDTH, HEIGHT)
     if problem:
         return fail(NAME, problem, "Compare the endpoint's ComfyUI and nodes with docs/guide.md.")
-    return ok(NAME, f"Received an {FRAMES}-frame video. {_bill(context, update)}")
+    return ok(NAME, f"Received an {FRAMES}-frame video. {_bill(context, report)}")
 
 
 def _bill(context: Context, update: RunUpdate) -> str:
@@ -244,7 +263,7 @@ def _storage(context: Context) -> StorageApi:
     return StorageApi(url=settings.supabase_url, key=key, client=context.http)
 
 
-def _desk(context: Context) -> InputMedia:
+def _input_media(context: Context) -> InputMedia:
     settings = context.settings
     buckets = {*settings.input_buckets, *([settings.media_bucket] if settings.media_bucket else [])}
     return InputMedia(

@@ -63,12 +63,10 @@ class _Transition:
     draft: Draft
 
     def concerns_older_try(self, job: Job) -> bool:
-        """Whether everything that the event changes belongs to an earlier try."""
-        attempts = {update.now.attempt for update in self.updates}
-        if not attempts and (attempt := getattr(self.event, "attempt", None)) is not None:
-            attempts = {attempt}
-        subs = [sub for sub in self.case.submissions if sub.attempt in attempts]
-        return bool(subs) and all(sub.try_number != job.try_number for sub in subs)
+        """Whether the event is about a submission of an earlier try."""
+        attempt = getattr(self.event, "attempt", None)
+        sub = None if attempt is None else self.case.submission(attempt)
+        return sub is not None and sub.try_number != job.try_number
 
     def nobody_waits(self) -> Decision:
         """The row is gone, has ended, or was tried again: whatever still runs is stopped."""
