@@ -82,6 +82,9 @@ class Harness:
             jitter=lambda: 0.5,
             on_change=self._on_change,
         )
+        self.gate = SubmissionGate(
+            runpod=self.runpod, readiness=self.readiness, clock=self.clock, jitter=lambda: 0.5
+        )
         self.reconciler = Reconciler(
             store=self.store,
             updater=self.updater,
@@ -91,9 +94,7 @@ class Harness:
             poll_seconds=self.policy.poll,
             patience=self.policy.patience,
             exclusive=self.exclusive,
-        )
-        self.gate = SubmissionGate(
-            runpod=self.runpod, readiness=self.readiness, clock=self.clock, jitter=lambda: 0.5
+            on_adopted=self.gate.record_adopted,
         )
         template = templates.load()
         preparer = Preparer(
@@ -102,6 +103,7 @@ class Harness:
             policy=GUIDE,
             readiness=self.readiness,
             own_addresses=("storage://",),
+            clock=self.clock,
             jitter=lambda: 0.5,
             sleep=self.sleep,
         )
@@ -113,6 +115,7 @@ class Harness:
             updater=self.updater,
             tracker=self.tracker,
             effects=effects,
+            readiness=self.readiness,
             template=template,
             max_submissions=self.policy.max_submissions,
             lease_seconds=LEASE,

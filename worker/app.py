@@ -117,6 +117,12 @@ class App:
             jitter=environment.jitter,
             on_change=self.wakeups.dispatch.set,
         )
+        self.gate = SubmissionGate(
+            runpod=runpod,
+            readiness=self.readiness,
+            clock=environment.boot_time,
+            jitter=environment.jitter,
+        )
         self.reconciler = Reconciler(
             store=self.store,
             updater=self.updater,
@@ -126,6 +132,7 @@ class App:
             poll_seconds=settings.poll_seconds,
             patience=settings.result_patience_seconds,
             exclusive=settings.endpoint_exclusive,
+            on_adopted=self.gate.record_adopted,
         )
         self.dispatcher = self._dispatcher()
         self.schedule = Schedule(
@@ -149,18 +156,13 @@ class App:
 
     def _dispatcher(self) -> Dispatcher:
         settings, environment = self._settings, self._environment
-        gate = SubmissionGate(
-            runpod=self._runpod,
-            readiness=self.readiness,
-            clock=environment.boot_time,
-            jitter=environment.jitter,
-        )
         preparer = Preparer(
             media=self.media,
             template=self._template,
             policy=settings.plan_policy,
             readiness=self.readiness,
             own_addresses=own_addresses(settings),
+            clock=environment.monotonic,
             jitter=environment.jitter,
             sleep=environment.sleep,
         )
@@ -168,10 +170,11 @@ class App:
             store=self.store,
             runpod=self._runpod,
             preparer=preparer,
-            gate=gate,
+            gate=self.gate,
             updater=self.updater,
             tracker=self.tracker,
             effects=self.effects,
+            readiness=self.readiness,
             template=self._template,
             max_submissions=settings.max_submissions,
             lease_seconds=settings.lease_seconds,
@@ -183,7 +186,7 @@ class App:
         )
         return Dispatcher(
             store=self.store,
-            gate=gate,
+            gate=self.gate,
             submitter=submitter,
             updater=self.updater,
             limits=claim_limits(settings),

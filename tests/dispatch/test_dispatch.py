@@ -1,6 +1,7 @@
 """From a queued row to a recorded run, one tick of the dispatcher at a time."""
 
 import asyncio
+import errno
 
 import pytest
 
@@ -174,15 +175,86 @@ async def test_an_input_in_our_own_storage_is_waited_for(harness: Harness) -> No
     assert harness.readiness.status == "ok"
 
 
-async def test_our_own_storage_is_not_waited_for_for_ever(harness: Harness) -> None:
+async def test_our_own_storage_is_waited_for_an_hour_from_its_first_failure(
+    harness: Harness,
+) -> None:
+    """A row that has waited in line for long is not to blame when Storage fails it at last."""
     harness.store.insert(
         image_url="storage://inputs/u/i.jpg",
         created_at="2026-01-01T00:00:00+00:00",
-        updated_at="2026-01-01T01:00:01+00:00",
+        updated_at="2026-01-01T05:00:00+00:00",
     )
+    for seconds in (0, 1800, 1799):
+        harness.now += seconds
+        harness.store.now += 60
+        harness.media.problems.append(InputUnavailable("image_unreachable", "503"))
+        await harness.dispatch()
+        assert harness.store.job().status is JobStatus.QUEUED
+    harness.now += 1
+    harness.store.now += 60
     harness.media.problems.extend([InputUnavailable("image_unreachable", "503")] * 3)
     await harness.dispatch()
     assert harness.store.job().status is JobStatus.FAILED
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EMFILE, "Too many open files"), "too many files are open"),
+        (MemoryError(), "the memory is used up"),
+        (RuntimeError("can't start new thread"), "no more threads or processes can be started"),
+    ],
+)
+async def test_trouble_of_our_own_machine_makes_jobs_wait(
+    harness: Harness, error: Exception, reason: str
+) -> None:
+    """No row ends for it; /readyz says what is wrong, until something works again."""
+    for number in (1, 2):
+        harness.store.insert(number)
+    harness.media.problems.extend([error, error])
+    await harness.dispatch()
+    for number in (1, 2):
+        assert harness.store.job(number).status is JobStatus.QUEUED
+        assert str(harness.store.job(number).phase_detail).startswith("Waiting: ")
+        assert harness.store.wait_of(number) > 0
+    assert harness.readiness.status == "down"
+    assert harness.readiness.reasons == [f"machine: {reason}; jobs wait"]
+    harness.store.now += 60
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.SUBMITTED
+    assert harness.readiness.status == "ok"
+
+
+async def test_an_unreadable_file_is_no_trouble_of_the_machine(harness: Harness) -> None:
+    """Pillow and others raise OSError for a broken file, too, but without such a number."""
+    harness.store.insert()
+    harness.media.problems.append(OSError("image file is truncated"))
+    await harness.dispatch()
+    assert harness.store.job().error_code == "internal_error"
+
+
+async def test_only_the_answer_to_a_post_is_waited_for_on_the_way_down(harness: Harness) -> None:
+    """A run that is known and only waits to be recorded does not hold up the end for long."""
+    harness.store.insert()
+    harness.runpod.gate = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        await harness.dispatcher.tick(tasks)
+        await harness.runpod.posting.wait()
+        assert harness.dispatcher.posting
+
+        def meddle(function: str) -> None:
+            if function == "write":
+                raise StoreUnavailable("away")
+
+        harness.store.meddle = meddle
+        harness.runpod.gate.set()
+        async with asyncio.timeout(5):
+            while not harness.slept:
+                await asyncio.sleep(0)
+        assert not harness.dispatcher.posting
+        harness.store.meddle = lambda function: None
+    assert harness.store.job().runpod_job_id == "run-1"
 
 
 async def test_a_host_that_uses_up_all_its_time_gets_no_second_try(harness: Harness) -> None:

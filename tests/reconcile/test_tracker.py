@@ -77,3 +77,22 @@ async def test_an_end_that_is_first_seen_in_the_search_for_proof_counts() -> Non
         await harness.pass_time(20)
     assert harness.store.sub(number=2).state is SubmissionState.QUEUED
     assert harness.store.sub().state is SubmissionState.EXPIRED
+
+
+async def test_an_adopted_run_shows_that_runpod_takes_jobs(harness: Harness) -> None:
+    """After one lost answer nothing waits for a trial POST that may lose its answer as well."""
+    await harness.submitted(run_id="")
+    harness.gate.trip("no answer")
+    harness.runpod.runs["run-9"] = seen(RunState.RUNNING, "run-9")
+    await harness.reconciler.webhook(job_id(), 1, body("run-9"))
+    assert harness.gate.room is None
+    assert harness.readiness.status == "ok"
+
+
+async def test_an_adopted_run_says_nothing_about_a_refused_key(harness: Harness) -> None:
+    await harness.submitted(run_id="")
+    harness.gate.trip("wrong key", operator=True)
+    harness.runpod.runs["run-9"] = seen(RunState.RUNNING, "run-9")
+    await harness.reconciler.webhook(job_id(), 1, body("run-9"))
+    assert harness.gate.room == 0
+    assert harness.readiness.status == "down"

@@ -348,3 +348,39 @@ def test_a_key_that_cannot_stand_in_a_header_is_refused_at_start(key):
     with pytest.raises(ValueError, match="API key") as caught:
         RunPodApi(endpoint_url=URL, api_key=key)
     assert not key or key not in str(caught.value)
+
+
+async def test_an_answer_that_arrived_while_the_process_was_frozen_is_read() -> None:
+    """The timer is over and the answer is there: the answer counts, or the run would be unknown."""
+
+    async def frozen(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 0.05
+        while loop.time() < until:
+            pass  # nothing of this process runs
+        for _ in range(20):  # reading it from the socket takes a few rounds of the loop
+            await asyncio.sleep(0)
+        return httpx.Response(200, json=QUEUED)
+
+    runpod = RunPodApi(
+        endpoint_url=URL, api_key=KEY, submit_seconds=0.01, transport=httpx.MockTransport(frozen)
+    )
+    async with runpod:
+        assert (await runpod.submit(BODY)).run_id == "run-1-u1"
+
+
+async def test_an_answer_that_never_arrives_leaves_the_outcome_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.runpod.api._LATE_ANSWER_SECONDS", 0.01)
+
+    async def silent(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    runpod = RunPodApi(
+        endpoint_url=URL, api_key=KEY, submit_seconds=0.01, transport=httpx.MockTransport(silent)
+    )
+    async with runpod:
+        assert isinstance(await raised(runpod.submit(BODY)), SubmissionUnknown)

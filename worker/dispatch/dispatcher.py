@@ -50,8 +50,8 @@ class Dispatcher:
 
     @property
     def posting(self) -> bool:
-        """Whether a POST /run may be under way."""
-        return any(claim.posting for claim in self.claims.values())
+        """Whether the answer to a POST /run may still arrive."""
+        return any(claim.posting and not claim.answered for claim in self.claims.values())
 
     async def tick(self, tasks: asyncio.TaskGroup) -> float | None:
         """Claim what there is room for; return seconds until it makes sense to look again."""

@@ -73,6 +73,14 @@ class SubmissionGate:
         if self._readiness.report("runpod", reason, severity=severity):
             log.warning("runpod.paused", reason=reason, operator=operator)
 
+    def record_adopted(self) -> None:
+        """Resume: a run whose POST had no answer showed up, so RunPod takes jobs after all.
+
+        It says nothing about a key or credit that was refused.
+        """
+        if not self._breaker.closed and not self._breaker.operator:
+            self.record_success()
+
     def record_success(self) -> None:
         """Resume: RunPod answered a POST properly."""
         self._breaker.record_success()

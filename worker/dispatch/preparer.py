@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +19,7 @@ from worker.plan.media_facts import PublishedInputs
 from worker.plan.options import RequestedOptions
 from worker.plan.plan import Plan, make_plan
 from worker.plan.policy import PlanPolicy
-from worker.ports import Jitter, Media, Sleep
+from worker.ports import Clock, Jitter, Media, Sleep
 from worker.runtime.readiness import Readiness
 from worker.workflow.validation import Template
 
@@ -26,10 +27,11 @@ log = structlog.get_logger(__name__)
 
 INPUT_TRIES = 3
 INPUT_RETRY_SECONDS = 2.0
-# How long a job waits for our own Storage before its file counts as unreachable.
+# How long a job waits for our own Storage, since it first failed, before its file is unreachable.
 OWN_STORAGE_PATIENCE = 3600.0
 LONGEST_INPUT_WAIT = 30.0
 LARGEST_SEED = 999_999
+WAITING_KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class Preparer:
         policy: PlanPolicy,
         readiness: Readiness,
         own_addresses: tuple[str, ...],
+        clock: Clock,
         jitter: Jitter,
         sleep: Sleep,
     ) -> None:
@@ -59,6 +62,9 @@ class Preparer:
         self._policy = policy
         self._readiness = readiness
         self._own_addresses = own_addresses
+        self._clock = clock
+        # When our own Storage first failed each job; forgotten when it delivers.
+        self._waiting_since: OrderedDict[str, float] = OrderedDict()
         self._jitter = jitter
         self._sleep = sleep
 
@@ -72,6 +78,7 @@ class Preparer:
                 await self._sleep(self._pause(job, error, tries))
             else:
                 self._readiness.clear("storage")
+                self._waiting_since.pop(job.id, None)
                 return prepared
             tries += 1
 
@@ -120,8 +127,13 @@ class Preparer:
     def _at_our_own(self, job: Job, error: InputUnavailable) -> bool:
         """Whether our own Storage is away: the user's file may be fine, so the job waits."""
         address = job.image_url if error.code.startswith("image") else job.audio_url
-        ours = (address or "").strip().startswith(self._own_addresses)
-        return ours and (job.waited or 0.0) < OWN_STORAGE_PATIENCE
+        if not (address or "").strip().startswith(self._own_addresses):
+            return False
+        now = self._clock()
+        since = self._waiting_since.setdefault(job.id, now)
+        if len(self._waiting_since) > WAITING_KEPT:
+            self._waiting_since.popitem(last=False)
+        return now - since < OWN_STORAGE_PATIENCE
 
 
 def _requested(job: Job) -> RequestedOptions:

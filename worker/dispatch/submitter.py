@@ -26,7 +26,9 @@ from worker.ports import Clock, JobStore, NewSubmission, RunPod, Sleep
 from worker.reconcile.effects import EffectRunner
 from worker.reconcile.tracker import RunTracker
 from worker.reconcile.updater import Applied, JobUpdater
+from worker.runtime.machine import machine_trouble
 from worker.runtime.metrics import METRICS
+from worker.runtime.readiness import Readiness
 from worker.workflow.request import build_body
 from worker.workflow.validation import Template
 
@@ -36,6 +38,7 @@ log = structlog.get_logger(__name__)
 UNSENT_SECONDS = 10.0
 RATE_LIMITED_SECONDS = 10.0
 CLAIM_LOST_SECONDS = 5.0
+MACHINE_SECONDS = 30.0
 AWAY_SECONDS = 2.0
 # Half an hour of an absent table: what is known of a POST is worth keeping that long.
 SETTLE_TRIES = 900
@@ -58,6 +61,7 @@ class Submitter:
         updater: JobUpdater,
         tracker: RunTracker,
         effects: EffectRunner,
+        readiness: Readiness,
         template: Template,
         max_submissions: int,
         lease_seconds: float,
@@ -72,6 +76,7 @@ class Submitter:
         self._updater = updater
         self._tracker = tracker
         self._effects = effects
+        self._readiness = readiness
         self._template = template
         self._max_submissions = max_submissions
         self._lease_seconds = lease_seconds
@@ -87,6 +92,7 @@ class Submitter:
             claim.running = True
             try:
                 event = await self._event(claim)
+                claim.answered = True
                 await self._settle(claim, event)
             except asyncio.CancelledError:
                 # Cancelled by us: the row goes back, and the task ends as if it had finished.
@@ -110,10 +116,21 @@ class Submitter:
                 retry_seconds=error.retry_in or UNSENT_SECONDS,
                 detail=f"Waiting: {error.message}"[:300],
             )
-        except Exception:  # one odd row must not end the process for all
-            log.exception("job.internal_error")
-            event = Rejected(attempt=attempt, code="internal_error", message=OUR_FAULT)
+        except Exception as error:  # one odd row must not end the process for all
+            trouble = machine_trouble(error)
+            if trouble is None:
+                log.exception("job.internal_error")
+                event = Rejected(attempt=attempt, code="internal_error", message=OUR_FAULT)
+            else:
+                event = self._wait_for_machine(attempt, trouble)
         return self._broken_off(claim) if claim.posting else event
+
+    def _wait_for_machine(self, attempt: int, trouble: str) -> Event:
+        """A full disk and the like say nothing about the job."""
+        if self._readiness.report("machine", f"{trouble}; jobs wait", severity="down"):
+            log.error("machine.trouble", reason=trouble)
+        detail = "Waiting: the service has a problem with its own machine. Nothing is lost."
+        return Released(attempt=attempt, retry_seconds=MACHINE_SECONDS, detail=detail)
 
     async def _work(self, claim: Claim) -> Event:
         attempt, made = claim.job.attempt, claim.case.submission_count
@@ -125,6 +142,7 @@ class Submitter:
                 f"The job was submitted {made} times, which is all that is permitted.",
             )
         prepared = await self._preparer.prepare(claim.job)
+        self._readiness.clear("machine")
         try:
             return await self._submit(claim, prepared)
         finally:

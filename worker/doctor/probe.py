@@ -114,6 +114,7 @@ async def _render(
         policy=replace(settings.plan_policy, max_frames=FRAMES, overlong_audio="trim"),
         readiness=Readiness(),
         own_addresses=own_addresses(settings),
+        clock=_ENVIRONMENT.monotonic,
         jitter=_ENVIRONMENT.jitter,
         sleep=_ENVIRONMENT.sleep,
     )

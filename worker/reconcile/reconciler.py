@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import structlog
@@ -46,6 +47,7 @@ class Reconciler:
         poll_seconds: float,
         patience: float,
         exclusive: bool,
+        on_adopted: Callable[[], None],
     ) -> None:
         self._store = store
         self._updater = updater
@@ -55,6 +57,7 @@ class Reconciler:
         self._poll_seconds = poll_seconds
         self._patience = patience
         self._exclusive = exclusive
+        self._on_adopted = on_adopted
         self._started = False
         self._after = ""
 
@@ -134,6 +137,7 @@ class Reconciler:
             raise RunPodUnavailable(404, "RunPod does not know the webhook's run.") from error
         applied = await self._updater.apply_one(case, Accepted(attempt=sub.attempt, run_id=run_id))
         if applied.decision is not None:
+            self._on_adopted()
             log.info("run.adopted", job_id=case.job_id, attempt=sub.attempt, run_id=run_id)
         return applied
 

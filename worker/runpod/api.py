@@ -42,6 +42,7 @@ _OPERATOR = frozenset({401, 402, 403, 404})
 _MOVED = frozenset({301, 307, 308})
 _CONNECT_SECONDS = 5.0
 _GET_SECONDS = 30.0
+_LATE_ANSWER_SECONDS = 1.0
 _MAX_CONCURRENT = 32
 # /cancel is limited to 100 per 10 s and 20 at a time, far tighter than everything else.
 _MAX_CONCURRENT_CANCELS = 5
@@ -96,7 +97,8 @@ class RunPodApi:
 
         # A POST on a kept-alive connection that the other side has closed ends as an unknown
         # outcome, so /run opens a connection of its own each time.
-        self._submit = client(httpx.Timeout(submit_seconds, connect=_CONNECT_SECONDS), 0)
+        # How long its answer may take is measured in _post, where a late one is still read.
+        self._submit = client(httpx.Timeout(None, connect=_CONNECT_SECONDS), 0)
         self._pooled = client(
             httpx.Timeout(_GET_SECONDS, connect=_CONNECT_SECONDS), _MAX_CONCURRENT
         )
@@ -130,14 +132,7 @@ class RunPodApi:
             )
         url = self._url(None, "run")
         try:
-            async with asyncio.timeout(self.submit_seconds):
-                answer = await exchange(
-                    self._submit,
-                    "POST",
-                    url,
-                    content=content,
-                    headers={"Content-Type": "application/json"},
-                )
+            answer = await self._post(url, content)
         except NotSent as error:
             _count("run", "not_sent")
             raise RunPodUnavailable(None, f"RunPod cannot be reached ({error}).") from error
@@ -153,6 +148,34 @@ class RunPodApi:
             ) from error
         _count("run", str(answer.status))
         return self._submitted(answer)
+
+    async def _post(self, url: str, content: bytes) -> Answer:
+        """POST within `submit_seconds`; TimeoutError if no answer has arrived by then.
+
+        A process that was frozen finds its timer over and the answer in the socket at the same
+        time: the answer is read first.
+        """
+
+        async def ask() -> Answer | NotSent | Broken:
+            try:
+                headers = {"Content-Type": "application/json"}
+                return await exchange(self._submit, "POST", url, content=content, headers=headers)
+            except (NotSent, Broken) as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(ask())
+            await asyncio.wait({asking}, timeout=self.submit_seconds)
+            if not asking.done():
+                await asyncio.wait({asking}, timeout=_LATE_ANSWER_SECONDS)
+            if not asking.done():
+                asking.cancel()
+        if asking.cancelled():
+            raise TimeoutError
+        answer = asking.result()
+        if isinstance(answer, Answer):
+            return answer
+        raise answer
 
     def _submitted(self, answer: Answer) -> RunUpdate:
         status = answer.status
