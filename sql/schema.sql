@@ -467,6 +467,7 @@ CREATE FUNCTION public.video_job_case_v1(p_job_id uuid) RETURNS jsonb
           'ttl_left', extract(epoch from a.expires_at - now()),
           'missing_for', extract(epoch from now() - a.missing_since),
           'incomplete_for', extract(epoch from now() - a.incomplete_since),
+          'reported_ago', extract(epoch from now() - a.reported_at),
           'cancel_asked_ago', extract(epoch from now() - a.cancel_asked_at),
           'next_poll_in', extract(epoch from a.next_poll_at - now()),
           'endpoint_started_ago', (select extract(epoch from now() - max(o.started_at)) from public.video_job_attempts o
@@ -529,7 +530,7 @@ CREATE FUNCTION public.video_job_columns_v1(p_group text) RETURNS text[]
     when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt']
     -- the worker's columns of video_job_attempts
     when 'submission' then array['state', 'runpod_job_id', 'video_url', 'delay_ms', 'execution_ms', 'cost_usd', 'error_code',
-      'error_message', 'resend', 'raw_error', 'missing_looks', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
+      'error_message', 'resend', 'raw_error', 'reported', 'missing_looks', 'reported_at', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
       'missing_since', 'incomplete_since', 'cancel_asked_at', 'next_poll_at']
   end
 $$;
@@ -808,6 +809,8 @@ CREATE TABLE public.video_job_attempts (
     error_message text,
     resend boolean DEFAULT false NOT NULL,
     raw_error text,
+    reported jsonb,
+    reported_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     submitted_at timestamp with time zone,
     started_at timestamp with time zone,

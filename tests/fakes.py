@@ -52,8 +52,8 @@ JOB_COLUMNS = frozenset(
 SUBMISSION_COLUMNS = frozenset(
     """
     state runpod_job_id video_url delay_ms execution_ms cost_usd error_code error_message resend
-    raw_error missing_looks submitted_at started_at ended_at seen_at missing_since
-    incomplete_since cancel_asked_at next_poll_at
+    raw_error reported reported_at missing_looks submitted_at started_at ended_at seen_at
+    missing_since incomplete_since cancel_asked_at next_poll_at
     """.split()  # noqa: SIM905
 )
 Columns = dict[str, Any]
@@ -175,6 +175,7 @@ class FakeStore:
             "age": self.now - sub["created_at"], "queued_for": self.now - submitted,
             "ttl_left": sub["expires_at"] - self.now, "missing_for": ago(sub["missing_since"]),
             "incomplete_for": ago(sub["incomplete_since"]),
+            "reported_ago": ago(sub["reported_at"]),
             "cancel_asked_ago": ago(sub["cancel_asked_at"]),
             "next_poll_in": sub["next_poll_at"] - self.now,
             "endpoint_started_ago": ago(max(starts, default=None)),

@@ -68,7 +68,13 @@ class Harness:
     def restart(self) -> None:
         """A new process: nothing is known from memory."""
         self.tracker = RunTracker(clock=lambda: self.store.now)
-        poller = Poller(runpod=self.runpod, tracker=self.tracker, jitter=lambda: 0.5)
+        poller = Poller(
+            runpod=self.runpod,
+            tracker=self.tracker,
+            readiness=self.readiness,
+            clock=lambda: self.store.now,
+            jitter=lambda: 0.5,
+        )
         self.detector = NotAcceptedDetector(
             runpod=self.runpod, poller=poller, tracker=self.tracker, clock=lambda: self.store.now
         )

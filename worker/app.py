@@ -103,7 +103,13 @@ class App:
             endpoint_id=runpod.endpoint_id,
         )
         self.tracker = RunTracker(clock=environment.monotonic)
-        poller = Poller(runpod=runpod, tracker=self.tracker, jitter=environment.jitter)
+        poller = Poller(
+            runpod=runpod,
+            tracker=self.tracker,
+            readiness=self.readiness,
+            clock=environment.monotonic,
+            jitter=environment.jitter,
+        )
         detector = NotAcceptedDetector(
             runpod=runpod, poller=poller, tracker=self.tracker, clock=environment.monotonic
         )

@@ -168,7 +168,7 @@ language sql immutable set search_path = '' as $$
     when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt']
     -- the worker's columns of video_job_attempts
     when 'submission' then array['state', 'runpod_job_id', 'video_url', 'delay_ms', 'execution_ms', 'cost_usd', 'error_code',
-      'error_message', 'resend', 'raw_error', 'missing_looks', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
+      'error_message', 'resend', 'raw_error', 'reported', 'missing_looks', 'reported_at', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
       'missing_since', 'incomplete_since', 'cancel_asked_at', 'next_poll_at']
   end
 $$;
@@ -203,6 +203,9 @@ create table if not exists public.video_job_attempts (
   error_message text,
   resend boolean not null default false,
   raw_error text,
+  -- what a signed webhook said of the run's end while RunPod could not be asked
+  reported jsonb,
+  reported_at timestamptz,
   created_at timestamptz not null default now(),
   submitted_at timestamptz,
   started_at timestamptz,

@@ -27,6 +27,7 @@ language sql stable set search_path = '' as $$
           'ttl_left', extract(epoch from a.expires_at - now()),
           'missing_for', extract(epoch from now() - a.missing_since),
           'incomplete_for', extract(epoch from now() - a.incomplete_since),
+          'reported_ago', extract(epoch from now() - a.reported_at),
           'cancel_asked_ago', extract(epoch from now() - a.cancel_asked_at),
           'next_poll_in', extract(epoch from a.next_poll_at - now()),
           'endpoint_started_ago', (select extract(epoch from now() - max(o.started_at)) from public.video_job_attempts o

@@ -126,9 +126,16 @@ async def test_with_the_table_away_runpod_is_asked_to_come_again(site: Site) -> 
     assert (await site.hook()).status_code == 200
 
 
-async def test_with_runpod_away_it_is_asked_to_come_again(site: Site) -> None:
+async def test_with_runpod_away_the_end_of_a_run_is_kept(site: Site) -> None:
     site.runpod.runs["run-1"] = RunPodUnavailable(502)
-    assert (await site.hook()).status_code == 503
+    answer = await site.hook()
+    assert (answer.status_code, answer.json()) == (200, {"result": "kept"})
+    assert site.store.sub().reported is not None
+
+
+async def test_with_runpod_away_anything_else_is_asked_to_come_again(site: Site) -> None:
+    site.runpod.runs["run-1"] = RunPodUnavailable(502)
+    assert (await site.hook(json=body(status="IN_PROGRESS"))).status_code == 503
 
 
 async def test_a_write_that_is_refused_is_not_called_written(site: Site) -> None:

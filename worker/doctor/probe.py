@@ -189,7 +189,13 @@ async def _follow(
 ) -> SubmissionUpdate:
     """Poll the run until it has ended."""
     tracker = RunTracker(clock=_ENVIRONMENT.monotonic)
-    poller = Poller(runpod=api, tracker=tracker, jitter=_ENVIRONMENT.jitter)
+    poller = Poller(
+        runpod=api,
+        tracker=tracker,
+        readiness=Readiness(),
+        clock=_ENVIRONMENT.monotonic,
+        jitter=_ENVIRONMENT.jitter,
+    )
     last = ""
     while True:
         await _ENVIRONMENT.sleep(poll)

@@ -17,6 +17,14 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A signed webhook told of the end of a known run, and RunPod cannot be asked about it now."""
+
+    attempt: int
+    update: RunUpdate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotFound:
     """GET /status answered 404; `healthy`: the endpoint's /health answered meanwhile."""
 
@@ -83,7 +91,7 @@ class Reviewed:
     """No news. What the case itself says is due: requests of people, leases, deadlines."""
 
 
-SubmissionEvent = Observed | NotFound | NotAccepted | Accepted | Refused | OutcomeUnknown
+SubmissionEvent = Observed | Reported | NotFound | NotAccepted | Accepted | Refused | OutcomeUnknown
 Event = SubmissionEvent | Rejected | Released | Reviewed
 
 News = tuple[Case, Event]

@@ -9,6 +9,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from worker.jobs.run import RunUpdate
+
 
 class JobStatus(StrEnum):
     """What the browser sees; the moves between them are in sql/migrations/0002_guards.sql."""
@@ -136,6 +138,8 @@ class Submission:
     missing_for: float | None = None
     missing_looks: int = 0
     incomplete_for: float | None = None
+    reported: RunUpdate | None = None
+    reported_ago: float | None = None
     cancel_asked_ago: float | None = None
     next_poll_in: float = 0.0
     endpoint_started_ago: float | None = None
@@ -150,6 +154,7 @@ class Submission:
                 "state": SubmissionState(row["state"]),
                 "plan": row["plan"] if isinstance(row.get("plan"), Mapping) else {},
                 "input_objects": tuple(row.get("input_objects") or ()),
+                "reported": RunUpdate.from_json(row["reported"]) if row.get("reported") else None,
                 "cost_usd": _decimal(row.get("cost_usd")),
             }
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from worker.jobs.change import Decision, Kind
 from worker.jobs.draft import Draft
-from worker.jobs.events import Event, OutcomeUnknown, Refused, Rejected, Released
+from worker.jobs.events import Event, NotFound, OutcomeUnknown, Refused, Rejected, Released
 from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
 from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.progress import LOADING_SECONDS, outlook
@@ -220,7 +220,7 @@ class _Transition:
         report = next((u.report for u in self.updates if u.now.attempt == keep.attempt), None)
         if report is not None and self._queue_deadline_passed(keep):
             return self._stop_waiting(live)
-        values = self._following(job, keep) | {"phase_detail": None}
+        values = self._following(job, keep) | {"phase_detail": self._blind_detail()}
         if keep.state is SubmissionState.QUEUED:
             new = self.draft.if_new(job, values | {"phase": "waiting_gpu"})
             return self.draft.build(
@@ -246,6 +246,15 @@ class _Transition:
         if job.started_at is None:
             instants["started_at"] = 0.0
         return self.draft.build(Kind.RUNNING, new, instants if new else {}, cancel=extra)
+
+    def _blind_detail(self) -> str | None:
+        """What to say while RunPod denies a run and its endpoint does not answer, either."""
+        if isinstance(self.event, NotFound) and not self.event.healthy:
+            return (
+                "The GPU provider does not answer about this video just now. It is followed again "
+                "as soon as it does."
+            )
+        return None
 
     def _best(self, live: list[Submission]) -> Submission:
         """The run that renders, else the oldest; one that is being cancelled comes last."""

@@ -17,6 +17,7 @@ from worker.jobs.events import (
     Refused,
     Rejected,
     Released,
+    Reported,
     Reviewed,
 )
 from worker.jobs.failures import Failure, classify_failure
@@ -66,6 +67,8 @@ def interpret(
             update = _refused(sub, reason)
         case OutcomeUnknown(reason=reason):
             update = _unknown(sub, reason) if _posting(sub) else None
+        case Reported(update=report):
+            update = _reported(sub, report)
         case Observed(update=report):
             update = _observed(sub, report, policy, webhooks_work=webhooks_work)
         case NotFound(healthy=healthy):
@@ -116,6 +119,8 @@ def _due(case: Case, policy: LifecyclePolicy) -> Iterator[SubmissionUpdate]:
             left = job.lease_left if claimed and job is not None else sub.next_poll_in
             if left is not None and left < 0:
                 yield _unknown(sub, _SENDER_GONE)
+        elif sub.reported is not None and _overdue(sub, policy):
+            yield _believed(sub, sub.reported, policy)
         elif sub.nameless:
             if sub.ttl_left <= 0:
                 yield _given_up(sub, "its time to live has passed")
@@ -160,6 +165,31 @@ def _given_up(sub: Submission, why: str) -> SubmissionUpdate:
     return _ended(sub, SubmissionState.EXPIRED, failure=failure, raw_error=f"given up: {why}")
 
 
+def _reported(sub: Submission, report: RunUpdate) -> SubmissionUpdate | None:
+    """Keep the end of a run as evidence: it counts if RunPod cannot be asked before it forgets."""
+    ours = sub.state.live and sub.runpod_job_id == report.run_id
+    if not ours or not report.state.terminal or sub.reported is not None:
+        return None
+    return _update(sub, {"reported": report.as_json()}, {"reported_at": 0.0}, reported=report)
+
+
+def _overdue(sub: Submission, policy: LifecyclePolicy) -> bool:
+    return (
+        sub.state.live
+        and sub.reported_ago is not None
+        and sub.reported_ago >= policy.report_patience
+    )
+
+
+def _believed(sub: Submission, report: RunUpdate, policy: LifecyclePolicy) -> SubmissionUpdate:
+    """End a submission by what only its webhook said."""
+    # A result without a video has been asked for long enough.
+    waited = replace(sub, incomplete_for=policy.patience)
+    update = _observed(waited, report, policy, webhooks_work=True)
+    assert update is not None, "a live submission always changes"
+    return update
+
+
 def _observed(
     sub: Submission, report: RunUpdate, policy: LifecyclePolicy, *, webhooks_work: bool
 ) -> SubmissionUpdate | None:
@@ -196,6 +226,9 @@ def _observed(
         values["missing_looks"], instants["missing_since"] = 0, None
     if sub.incomplete_for is not None:
         instants["incomplete_since"] = None
+    if sub.reported is not None:
+        # RunPod can be asked again, and says otherwise: the wait starts anew.
+        instants["reported_at"] = 0.0
     return _update(sub, values, instants, report=report)
 
 
@@ -226,6 +259,8 @@ def _not_found(sub: Submission, policy: LifecyclePolicy, *, healthy: bool) -> Su
         if sub.missing_for is None:
             instants["missing_since"] = 0.0
         return _update(sub, {"missing_looks": looks}, instants)
+    if sub.reported is not None:
+        return _believed(sub, sub.reported, policy)
     failure = Failure(
         code="run_lost",
         message="RunPod does not know the run any more, and it left no video.",

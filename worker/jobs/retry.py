@@ -29,6 +29,8 @@ class LifecyclePolicy:
     retry_first: float
     gpu_price_per_second: Decimal | None
     missing_looks: int = 3
+    report_patience: float = 1200.0
+    """How long RunPod is asked about an end that only a webhook told of; it keeps results 1800."""
     cancel_again: float = 30.0
     retry_most: float = 600.0
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 from urllib.parse import urlsplit
 
 from worker.jobs.errors import TransientError
@@ -68,6 +69,22 @@ class RunUpdate:
     progress: float | None = None
     phase: str | None = None
     error: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return what is kept of an end that only a webhook told of."""
+        return {
+            "run_id": self.run_id,
+            "state": self.state.value,
+            "delay_ms": self.delay_ms,
+            "execution_ms": self.execution_ms,
+            "video_url": self.video_url,
+            "error": self.error,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunUpdate:
+        """Read what as_json returned; KeyError or ValueError if it is anything else."""
+        return cls(**{**data, "state": RunState(data["state"])})
 
 
 def parse_run(body: object, *, run_id: str | None = None) -> RunUpdate:

@@ -13,9 +13,10 @@ from worker.jobs.events import News, NotFound, Observed, Reviewed, SubmissionEve
 from worker.jobs.health import Health
 from worker.jobs.job import Case, Submission
 from worker.jobs.run import RunUpdate
-from worker.ports import Jitter, RunPod
+from worker.ports import Clock, Jitter, RunPod
 from worker.reconcile.tracker import RunTracker, TrackedRun
 from worker.runtime.metrics import METRICS
+from worker.runtime.readiness import Readiness
 
 log = structlog.get_logger(__name__)
 
@@ -24,15 +25,29 @@ AT_ONCE = 32
 ROUND_SECONDS = 45.0
 # How long RunPod keeps a result.
 RESULT_SECONDS = 1800.0
+# An endpoint that has answered no poll for so long is a problem for people.
+BLIND_SECONDS = 30.0
 
 
 class Poller:
     """Polls runs, not too many at once; what could not be asked is left for the next round."""
 
-    def __init__(self, *, runpod: RunPod, tracker: RunTracker, jitter: Jitter) -> None:
+    def __init__(
+        self,
+        *,
+        runpod: RunPod,
+        tracker: RunTracker,
+        readiness: Readiness,
+        clock: Clock,
+        jitter: Jitter,
+    ) -> None:
         self._runpod = runpod
         self._tracker = tracker
+        self._readiness = readiness
+        self._clock = clock
         self._jitter = jitter
+        # Since when an endpoint has answered no poll.
+        self._silent_since: dict[str, float] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def poll(self, cases: Sequence[Case]) -> list[News]:
@@ -60,6 +75,7 @@ class Poller:
             await _in_time(polls)
             for asked in health.values():
                 asked.cancel()
+        self._count_blind()
         events = (None if poll.cancelled() else poll.result() for poll in polls)
         found = zip(runs, events, strict=True)
         return reviews + [(case, event) for (case, *_), event in found if event is not None]
@@ -106,12 +122,42 @@ class Poller:
                 update = await self._runpod.status(run_id, endpoint_id=endpoint_id)
             except RunGone:
                 METRICS.polls.labels("gone").inc()
+                self._note_answer(endpoint_id)
                 raise
-            except (OperatorFault, TransientError):
+            except (OperatorFault, TransientError) as error:
                 METRICS.polls.labels("unavailable").inc()
+                self._note_silence(endpoint_id, error.message)
                 raise
         METRICS.polls.labels(update.state.value).inc()
+        self._note_answer(endpoint_id)
         return update
+
+    def _note_answer(self, endpoint_id: str) -> None:
+        self._silent_since.pop(endpoint_id, None)
+        if self._readiness.clear(f"polls of {endpoint_id}"):
+            log.info("polls.resumed", endpoint=endpoint_id)
+
+    def _note_silence(self, endpoint_id: str, reason: str) -> None:
+        """Say so when an endpoint answers no poll: its runs may end unseen."""
+        since = self._silent_since.setdefault(endpoint_id, self._clock())
+        if self._clock() - since < BLIND_SECONDS:
+            return
+        said = f"no poll of a run is answered, so that its end may be missed: {reason}"
+        if self._readiness.report(f"polls of {endpoint_id}", said, severity="down"):
+            log.warning("polls.blind", endpoint=endpoint_id, reason=reason)
+
+    def _count_blind(self) -> None:
+        """Show how many runs cannot be followed; an endpoint without runs is of no interest."""
+        runs = {name: len(self._tracker.on_endpoint(name)) for name in self._silent_since}
+        for endpoint_id in [name for name, number in runs.items() if number == 0]:
+            self._note_answer(endpoint_id)
+        METRICS.runs_blind.set(
+            sum(
+                number
+                for name, number in runs.items()
+                if self._clock() - self._silent_since.get(name, self._clock()) >= BLIND_SECONDS
+            )
+        )
 
     async def health(self, endpoint_id: str) -> Health | None:
         """GET /health; None when the endpoint does not answer."""
@@ -125,7 +171,10 @@ class Poller:
 
 
 def _needs_review(case: Case) -> bool:
-    return any(sub.state.open and (sub.nameless or not sub.state.live) for sub in case.submissions)
+    return any(
+        sub.state.open and (sub.nameless or not sub.state.live or sub.reported is not None)
+        for sub in case.submissions
+    )
 
 
 async def _in_time(polls: Sequence[asyncio.Task[Any]]) -> None:

@@ -7,8 +7,14 @@ from enum import StrEnum
 
 import structlog
 
-from worker.jobs.errors import RunGone, RunPodUnavailable, StoreUnavailable, TransientError
-from worker.jobs.events import Accepted, Observed, Reviewed
+from worker.jobs.errors import (
+    OperatorFault,
+    RunGone,
+    RunPodUnavailable,
+    StoreUnavailable,
+    TransientError,
+)
+from worker.jobs.events import Accepted, Observed, Reported, Reviewed
 from worker.jobs.job import Case, Submission
 from worker.jobs.run import RunUpdate, parse_run
 from worker.ports import JobStore
@@ -27,6 +33,7 @@ class WebhookResult(StrEnum):
     NOT_WRITTEN = "not_written"
     UNKNOWN_JOB = "unknown_job"
     NO_RUN_ID = "no_run_id"
+    KEPT = "kept"
     ALREADY_ENDED = "already_ended"
 
 
@@ -123,7 +130,13 @@ class Reconciler:
                 return WebhookResult.UNKNOWN_JOB if adopted.refused else WebhookResult.NOT_WRITTEN
         if not sub.state.open and (case.job is None or case.job.status.terminal):
             return WebhookResult.ALREADY_ENDED
-        update = await self._confirmed(sub, run_id, said)
+        try:
+            update = await self._confirmed(sub, run_id, said)
+        except (OperatorFault, TransientError):
+            # RunPod forgets a result after 30 minutes, and sends this webhook but a few times.
+            if said is None or not await self._kept(case, attempt, said):
+                raise
+            return WebhookResult.KEPT
         if sub.state.open:
             self._tracker.track((job_id, attempt), sub.endpoint_id, run_id).note(update)
         applied = await self._updater.apply_one(case, Observed(attempt=attempt, update=update))
@@ -140,6 +153,12 @@ class Reconciler:
             self._on_adopted()
             log.info("run.adopted", job_id=case.job_id, attempt=sub.attempt, run_id=run_id)
         return applied
+
+    async def _kept(self, case: Case, attempt: int, said: RunUpdate) -> bool:
+        """Keep what the webhook said of the run's end; True once it is in the table."""
+        applied = await self._updater.apply_one(case, Reported(attempt=attempt, update=said))
+        sub = applied.case.submission(attempt)
+        return sub is not None and sub.reported is not None
 
     async def _confirmed(self, sub: Submission, run_id: str, said: RunUpdate | None) -> RunUpdate:
         """Return what /status says; the body counts only where the run would be lost otherwise."""

@@ -109,6 +109,12 @@ class Metrics:
         self.open_runs = Gauge(
             "open_runs", "Runs held in memory.", namespace=PREFIX, registry=registry
         )
+        self.runs_blind = Gauge(
+            "runs_blind",
+            "Open runs whose endpoint has answered no poll for 30 s or more.",
+            namespace=PREFIX,
+            registry=registry,
+        )
         self.runs_unwritten = Gauge(
             "runs_unwritten",
             "Results in memory that wait for the table to come back.",
