@@ -489,7 +489,13 @@ declare
     select n.key from jsonb_each(to_jsonb(p_new)) n
     where n.value is distinct from to_jsonb(p_old) -> n.key
       and n.key <> all (array['status', 'updated_at', 'revision'] || public.video_job_columns_v1('people')));
-  closed constant text[] := array(select c from unnest(changed) c where c <> all (inputs) order by c);
+  -- A generated column is computed after this trigger, and differs until then.
+  closed constant text[] := array(
+    select c from unnest(changed) c
+    where c <> all (inputs) and not exists (
+      select 1 from pg_catalog.pg_attribute a
+      where a.attrelid = 'public.video_jobs'::regclass and a.attname = c and a.attgenerated <> '')
+    order by c);
 begin
   if changed && inputs and not correctable then
     raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
@@ -535,12 +541,31 @@ CREATE FUNCTION public.video_job_columns_v1(p_group text) RETURNS text[]
   end
 $$;
 
+CREATE FUNCTION public.video_job_foreign_defaults_v1() RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path TO ''
+    AS $$
+declare
+  expressions text := (
+    select string_agg(format('%L, %s', a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)), ', ')
+    from pg_catalog.pg_attribute a join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = 'public.video_jobs'::regclass and a.attgenerated = '' and not a.attisdropped
+      and not exists (select 1 from unnest(array['input', 'owner', 'people', 'plan', 'progress', 'history', 'record']) g
+                      where a.attname = any (public.video_job_columns_v1(g))));
+  defaults jsonb := '{}';
+begin
+  if expressions is not null then
+    execute 'select jsonb_build_object(' || expressions || ')' into defaults;
+  end if;
+  return defaults;
+end $$;
+
 CREATE FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]) RETURNS public.video_jobs
     LANGUAGE sql STABLE
     SET search_path TO ''
     AS $$
   select r.* from jsonb_populate_record(null::public.video_jobs,
-    jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
+    public.video_job_foreign_defaults_v1() || jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
       'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
       'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
     || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
@@ -997,6 +1022,8 @@ REVOKE ALL ON FUNCTION public.video_job_check_people_v1(p_old public.video_jobs,
 
 REVOKE ALL ON FUNCTION public.video_job_columns_v1(p_group text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_columns_v1(p_group text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_foreign_defaults_v1() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]) FROM PUBLIC;
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+from tests.migrations import columns, moves
 from worker.jobs.change import Change
 from worker.jobs.errors import RunGone, StoreRefused, StoreUnavailable
 from worker.jobs.health import Health
@@ -39,23 +40,9 @@ def job_id(number: int = 1) -> str:
 
 OPEN = ("submitting", "unknown", "queued", "running")
 ENDED = ("completed", "failed", "cancelled")
-# What people and the worker may write: sql/migrations/0001, video_job_columns_v1.
-JOB_COLUMNS = frozenset(
-    """
-    frames windows sampled_windows render_width render_height audio_duration video_duration
-    seed_used warnings estimated_cost_usd status phase phase_detail progress progress_source
-    eta_at queue_position error_code error_message video_url runpod_job_id started_at
-    completed_at available_at ending_code ending_message crashes crashes_alone claimed_alone
-    lease_owner lease_expires_at cost_usd
-    """.split()  # noqa: SIM905 - a list of names is easier to read as text
-)
-SUBMISSION_COLUMNS = frozenset(
-    """
-    state runpod_job_id video_url delay_ms execution_ms cost_usd error_code error_message resend
-    raw_error reported reported_at missing_looks submitted_at started_at ended_at seen_at
-    missing_since incomplete_since cancel_asked_at next_poll_at
-    """.split()  # noqa: SIM905
-)
+JOB_COLUMNS = columns("plan", "progress", "history")
+SUBMISSION_COLUMNS = columns("submission")
+MOVES = moves()
 Columns = dict[str, Any]
 
 
@@ -87,6 +74,7 @@ class FakeStore:
             "quality": "hd", "metadata": {}, "cancel_requested": False, "progress": 0,
             "crashes": 0, "crashes_alone": 0, "claimed_alone": False, "available_at": self.now,
             "lease_owner": None, "lease_expires_at": None, "started_at": None, "cost_usd": None,
+            "written_at": self.now,
         } | values  # fmt: skip
         return self.job(number)
 
@@ -125,7 +113,7 @@ class FakeStore:
         """Change a row behind everybody's back."""
         row = self.rows[job_id(number)]
         row |= values
-        row["revision"] += 1
+        self._touch(row)
 
     def set_sub(self, attempt: int = 1, number: int = 1, **values: Any) -> None:
         """Change a submission behind everybody's back."""
@@ -140,6 +128,10 @@ class FakeStore:
         return float(self.rows[job_id(number)]["available_at"] - self.now)
 
     # The store.
+
+    def _touch(self, row: Columns) -> None:
+        row["revision"] += 1
+        row["written_at"] = self.now
 
     def _enter(self, function: str) -> None:
         self.calls.append(function)
@@ -221,7 +213,7 @@ class FakeStore:
             }  # fmt: skip
         for row in (*unanswered, *waiting):
             row["lease_expires_at"] = self.now + self.lease_seconds
-            row["revision"] += 1
+            self._touch(row)
         return [self.look(row["id"]) for row in (*unanswered, *waiting)]
 
     async def renew(self, job_ids: Sequence[str]) -> list[Job]:
@@ -229,7 +221,7 @@ class FakeStore:
         held = [self.rows[key] for key in job_ids if self._leased(self.rows.get(key))]
         for row in held:
             row["lease_expires_at"] = self.now + self.lease_seconds
-            row["revision"] += 1
+            self._touch(row)
         return [self._job(row) for row in held]
 
     async def begin(self, job: Job, submission: NewSubmission) -> Case | None:
@@ -251,7 +243,7 @@ class FakeStore:
         row |= dict(submission.columns) | {
             "crashes": 0, "crashes_alone": 0, "lease_expires_at": self.now + self.lease_seconds,
         }  # fmt: skip
-        row["revision"] += 1
+        self._touch(row)
         return self.look(job.id)
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
@@ -277,7 +269,13 @@ class FakeStore:
             key for (key, _), sub in self.attempts.items()
             if sub["state"] == "submitting" and sub["next_poll_at"] < self.now
         }  # fmt: skip
-        found = sorted(key for key in expired | senders if after is None or key > after)
+        idle = {
+            key for key, row in self.rows.items()
+            if (row["status"] in ("submitted", "running")
+                or (row["status"] == "preparing" and row["lease_expires_at"] is None))
+            and row["written_at"] < self.now - 60 and not self._open(key)
+        }  # fmt: skip
+        found = sorted(key for key in expired | senders | idle if after is None or key > after)
         return [self.look(key) for key in found[:want]]
 
     async def case(self, job_id: str) -> Case | None:
@@ -331,11 +329,12 @@ class FakeStore:
             raise StoreRefused("duplicate key value (23505)")
 
     def _update(self, row: Columns, values: Columns) -> None:
-        if row["status"] in ENDED and values.get("status", row["status"]) != row["status"]:
-            raise StoreRefused(f"A job that is {row['status']} stays so. (P0001)")
+        status = values.get("status", row["status"])
+        if status != row["status"] and (row["status"], status) not in MOVES:
+            raise StoreRefused(f"A job cannot go from {row['status']} to {status}. (P0001)")
         progress = max(row["progress"], values.get("progress", 0))
         row |= values | {"progress": progress}
-        row["revision"] += 1
+        self._touch(row)
         if row["status"] in ENDED:
             row |= {"eta_at": None, "ending_code": None, "ending_message": None}
 

@@ -97,8 +97,9 @@ class Harness:
             poller=poller,
             tracker=self.tracker,
             detector=self.detector,
-            poll_seconds=self.policy.poll,
-            patience=self.policy.patience,
+            effects=effects,
+            policy=self.policy,
+            clock=lambda: self.store.now,
             exclusive=self.exclusive,
             on_adopted=self.gate.record_adopted,
         )

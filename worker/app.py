@@ -36,7 +36,7 @@ from worker.reconcile.poller import Poller
 from worker.reconcile.reconciler import Reconciler
 from worker.reconcile.tracker import RunTracker
 from worker.reconcile.updater import JobUpdater
-from worker.runpod.api import RunPodApi
+from worker.runpod.api import SUBMIT_SECONDS, RunPodApi
 from worker.runtime.clock import Environment
 from worker.runtime.loops import Heartbeats
 from worker.runtime.metrics import METRICS
@@ -51,7 +51,6 @@ from worker.workflow.validation import Template
 
 log = structlog.get_logger(__name__)
 
-SUBMIT_SECONDS = 45.0
 # To release or finish what is claimed; then for the last answers and for loops in a tick. What
 # still waits for others after that is broken off: the next process finds all of it in the table.
 STOP_SECONDS = 15.0
@@ -94,6 +93,8 @@ class App:
             key=key,
             on_hint=self.wakeups.hear,
             on_ready=self._on_realtime_ready,
+            clock=environment.monotonic,
+            jitter=environment.jitter,
         )
         self.store = SupabaseStore(
             supabase,
@@ -116,9 +117,10 @@ class App:
         self.effects = EffectRunner(
             runpod=runpod, media=self.media, tracker=self.tracker, detector=detector
         )
+        policy = lifecycle_policy(settings)
         self.updater = JobUpdater(
             store=self.store,
-            policy=lifecycle_policy(settings),
+            policy=policy,
             effects=self.effects,
             jitter=environment.jitter,
             on_change=self.wakeups.dispatch.set,
@@ -135,8 +137,9 @@ class App:
             poller=poller,
             tracker=self.tracker,
             detector=detector,
-            poll_seconds=settings.poll_seconds,
-            patience=settings.result_patience_seconds,
+            effects=self.effects,
+            policy=policy,
+            clock=environment.monotonic,
             exclusive=settings.endpoint_exclusive,
             on_adopted=self.gate.record_adopted,
         )
@@ -151,6 +154,7 @@ class App:
             wakeups=self.wakeups,
             readiness=self.readiness,
             beats=self.beats,
+            utc_now=environment.utc_now,
         )
         self.web = Web(
             reconciler=self.reconciler,
@@ -246,13 +250,14 @@ class App:
 @contextlib.asynccontextmanager
 async def _clients(
     settings: Settings,
+    environment: Environment,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, AsyncClient, RunPodApi]]:
     limits = httpx.Limits(max_connections=40, max_keepalive_connections=20)
     headers = {"User-Agent": f"talking-head-worker/{__version__}"}
     runpod = RunPodApi(
         endpoint_url=settings.runpod_endpoint_url,
         api_key=settings.runpod_api_key.get_secret_value(),
-        submit_seconds=SUBMIT_SECONDS,
+        jitter=environment.jitter,
     )
     http = httpx.AsyncClient(
         timeout=TIMEOUT, limits=limits, headers=headers, follow_redirects=False
@@ -265,15 +270,16 @@ async def _clients(
 async def serve(settings: Settings) -> None:
     """Run the daemon until SIGTERM or SIGINT; raises when a part of it fails unexpectedly."""
     template = read_template(settings)
+    environment = Environment()
     with listen(settings.host, settings.port) as server_socket:
-        async with _clients(settings) as (http, supabase, runpod):
+        async with _clients(settings, environment) as (http, supabase, runpod):
             app = App(
                 settings,
                 template,
                 http=http,
                 supabase=supabase,
                 runpod=runpod,
-                environment=Environment(),
+                environment=environment,
             )
             loop = asyncio.get_running_loop()
             for name in (signal.SIGTERM, signal.SIGINT):

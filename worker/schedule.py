@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from worker.dispatch.dispatcher import Dispatcher
 from worker.jobs.job import Job
@@ -80,6 +81,7 @@ class Schedule:
         wakeups: Wakeups,
         readiness: Readiness,
         beats: Heartbeats,
+        utc_now: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -90,6 +92,7 @@ class Schedule:
         self._wakeups = wakeups
         self._readiness = readiness
         self._beats = beats
+        self._utc_now = utc_now
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> list[asyncio.Task[None]]:
         """Start every loop; each ends after the tick in which `stop` is set."""
@@ -139,5 +142,5 @@ class Schedule:
         await self._store.prune(self._settings.history_keep_days)
         if self._settings.media_bucket:
             kept = timedelta(hours=self._settings.media_retention_hours)
-            await self._media.purge_older_than(datetime.now(UTC) - kept)
+            await self._media.purge_older_than(self._utc_now() - kept)
         return None

@@ -1,4 +1,4 @@
--- The guards: which moves a row may make, whoever asks, and the timeline that records them.
+-- The guards: which moves a row may make, for every writer, and the timeline that records them.
 -- Worker functions (0003) announce themselves by a transaction-local setting; all other writers
 -- (dashboard, SQL, service key, browser) may insert, correct inputs, cancel, retry and delete.
 
@@ -30,11 +30,30 @@ language sql immutable set search_path = '' as $$
 $$;
 revoke execute on function public.video_job_text_v1(text, integer, integer) from public, anon, authenticated;
 
+-- The defaults of columns that no group names: somebody added them by hand. Normally there are none.
+create or replace function public.video_job_foreign_defaults_v1() returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  expressions text := (
+    select string_agg(format('%L, %s', a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)), ', ')
+    from pg_catalog.pg_attribute a join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = 'public.video_jobs'::regclass and a.attgenerated = '' and not a.attisdropped
+      and not exists (select 1 from unnest(array['input', 'owner', 'people', 'plan', 'progress', 'history', 'record']) g
+                      where a.attname = any (public.video_job_columns_v1(g))));
+  defaults jsonb := '{}';
+begin
+  if expressions is not null then
+    execute 'select jsonb_build_object(' || expressions || ')' into defaults;
+  end if;
+  return defaults;
+end $$;
+revoke execute on function public.video_job_foreign_defaults_v1() from public, anon, authenticated;
+
 -- A row at the start of a try: what it keeps, and first values for everything else (null unless named here).
 create or replace function public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]) returns public.video_jobs
 language sql stable set search_path = '' as $$
   select r.* from jsonb_populate_record(null::public.video_jobs,
-    jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
+    public.video_job_foreign_defaults_v1() || jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
       'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
       'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
     || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
@@ -77,7 +96,13 @@ declare
     select n.key from jsonb_each(to_jsonb(p_new)) n
     where n.value is distinct from to_jsonb(p_old) -> n.key
       and n.key <> all (array['status', 'updated_at', 'revision'] || public.video_job_columns_v1('people')));
-  closed constant text[] := array(select c from unnest(changed) c where c <> all (inputs) order by c);
+  -- A generated column is computed after this trigger, and differs until then.
+  closed constant text[] := array(
+    select c from unnest(changed) c
+    where c <> all (inputs) and not exists (
+      select 1 from pg_catalog.pg_attribute a
+      where a.attrelid = 'public.video_jobs'::regclass and a.attname = c and a.attgenerated <> '')
+    order by c);
 begin
   if changed && inputs and not correctable then
     raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '

@@ -167,7 +167,7 @@ def worker_web(secret: str = SECRET, reconciler: Any = None) -> Web:
     if reconciler is None:
         reconciler = Reconciler(
             store=nobody, updater=nobody, poller=nobody, tracker=nobody, detector=nobody,
-            poll_seconds=30.0, patience=60.0, exclusive=False, on_adopted=lambda: None,
+            effects=nobody, policy=nobody, clock=nobody, exclusive=False, on_adopted=lambda: None,
         )  # fmt: skip
     return Web(reconciler=reconciler, readiness=Readiness(), beats=Heartbeats(), secrets=[secret])
 

@@ -124,7 +124,7 @@ async def test_with_json_a_fault_exits_with_1_and_no_secret_is_printed(backend: 
     )
     assert done.code == 1
     assert done.json["ok"] is False
-    assert all(set(row) == {"name", "level", "message", "mend"} for row in done.json["checks"])
+    assert all(set(row) == {"name", "level", "message", "fix"} for row in done.json["checks"])
     bad = [result for result in done.json["checks"] if result["level"] == "fail"]
     assert [result["name"] for result in bad] == ["runpod.endpoint"]
     for secret in ("rpa_wrong_and_secret", backend.stack.keys.service_role, SECRET, ":pw@"):

@@ -73,8 +73,46 @@ async def test_a_proved_refusal_by_the_provider_gives_the_row_back_and_pauses(
     await harness.dispatch()
     assert harness.store.job().status is JobStatus.QUEUED
     assert harness.store.submission_count() == 0
+    assert harness.store.job().phase_detail == "Waiting: the GPU provider takes no jobs just now."
     assert harness.gate.room == 0
     assert harness.readiness.status == status
+
+
+async def test_a_row_that_waits_for_us_says_so_and_is_tried_less_and_less_often(
+    harness: Harness,
+) -> None:
+    """Storage that refuses what we prepare, for example: its files are fetched again each time."""
+    harness.store.insert()
+    waits = []
+    for _ in range(3):
+        harness.media.problems.append(StoreUnavailable("Storage did not store the object: 413."))
+        await harness.dispatch()
+        assert harness.store.job().status is JobStatus.QUEUED
+        assert str(harness.store.job().phase_detail).startswith("Waiting: ")
+        assert harness.readiness.reasons == ["data: Storage did not store the object: 413."]
+        waits.append(harness.store.wait_of())
+        harness.store.now += waits[-1]
+    assert waits == [10.0, 20.0, 40.0]
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.SUBMITTED
+    assert harness.readiness.status == "ok"
+
+
+async def test_work_that_breaks_off_before_the_post_is_no_unknown_submission(
+    harness: Harness,
+) -> None:
+    """It was committed, but nothing was sent: the row does not wait for a whole time to live."""
+    harness.store.insert()
+    begin = harness.store.begin
+
+    async def odd(*arguments: object) -> None:
+        await begin(*arguments)  # type: ignore[arg-type]
+        raise ZeroDivisionError("odd")
+
+    harness.store.begin = odd  # type: ignore[assignment, method-assign]
+    await harness.dispatch()
+    assert harness.store.sub().state is SubmissionState.REFUSED
+    assert harness.store.job().status is JobStatus.QUEUED
 
 
 async def test_an_unknown_outcome_is_parked_and_never_sent_again(harness: Harness) -> None:

@@ -32,7 +32,7 @@ async def test_a_row_claimed_again_by_the_same_worker_is_sent_once(harness: Harn
         first.release()
         await asyncio.wait([first.task])
         assert harness.dispatcher.claims[job_id()] is second
-        # A claim gives back whatever is ours and not in hand.
+        # A claim hands out again what is ours and nobody works on.
         await harness.dispatcher.tick(tasks)
         harness.media.gate.set()
     assert harness.store.job().attempt == 2

@@ -1,6 +1,7 @@
 """Jobs, submissions and events for tests, with what matters given."""
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from tests.harness import POLICY, VIDEO
@@ -60,6 +61,8 @@ def written(case: Case, change: Change) -> Case:
         values["status"] = JobStatus(str(values.get("status", row.status)))
         if "lease_owner" in change.job:
             values["lease_left"] = None
+        if "cost_usd" in values:
+            values["cost_usd"] = Decimal(values["cost_usd"])
         row = replace(row, **values, revision=row.revision + 1)
     parts = {part.attempt: part for part in change.submissions}
     subs = []
@@ -68,6 +71,8 @@ def written(case: Case, change: Change) -> Case:
             part = parts[before.attempt]
             values = {name: v for name, v in part.values.items() if name in Submission.__slots__}
             values["state"] = SubmissionState(str(values.get("state", before.state)))
+            if "cost_usd" in values:
+                values["cost_usd"] = Decimal(values["cost_usd"])
             ages = {
                 "cancel_asked_at": "cancel_asked_ago", "missing_since": "missing_for",
                 "incomplete_since": "incomplete_for",

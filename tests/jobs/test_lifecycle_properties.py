@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import permutations
 
 from hypothesis import given
@@ -26,7 +27,7 @@ from worker.jobs.job import Case, SubmissionState
 from worker.jobs.lifecycle import decide
 from worker.jobs.run import RunState, RunUpdate
 
-LIMITED = replace(POLICY, unknown_wait=500.0)
+LIMITED = replace(POLICY, unknown_wait=500.0, gpu_price_per_second=Decimal("0.001"))
 ERRORS = [None, "boom", "job timed out after 1 retries", "下载图片失败", "CUDA out of memory"]
 
 attempts = st.integers(1, 4)
@@ -203,19 +204,19 @@ def last_words(draw: st.DrawFn) -> tuple[Case, list[Event]]:
             news.append(NotFound(attempt=n, healthy=True))
         elif state == "completed":
             url = {"video_url": VIDEO if video else None}
-            news.append(seen(state, n, **url))
+            news.append(seen(state, n, execution_ms=1000 * n, **url))
         else:
-            news.append(seen(state, n, error=error))
+            news.append(seen(state, n, execution_ms=1000 * n, error=error))
     row = job("running", attempt=len(runs), cancel_requested=draw(st.booleans()))
     return Case(job_id="j", job=row, submissions=tuple(runs)), news
 
 
 def end(case: Case, news: Sequence[Event]) -> tuple[object, ...]:
-    """How the job stands after these news: status, code, and whether it is sent again."""
+    """How the job stands after these news: status, code, submissions, and what it cost."""
     for event in news:
         case = after(case, event)
     assert case.job is not None
-    return case.job.status, case.job.error_code, case.submission_count
+    return case.job.status, case.job.error_code, case.submission_count, case.job.cost_usd
 
 
 @given(last_words())

@@ -123,7 +123,7 @@ test("an sb_ key listens too", async () => {
   assert.equal(event.new.status, "sb");
 });
 
-test("broadcasts come back when they shall", async () => {
+test("broadcasts come back when asked to", async () => {
   const one = client(SUPABASE_ANON_KEY);
   let arrived;
   const first = new Promise((resolve) => { arrived = resolve; });

@@ -4,7 +4,8 @@ import re
 import tomllib
 
 from tests.packaging.conftest import ROOT
-from worker.app import STOP_SECONDS, SUBMIT_SECONDS
+from worker.app import STOP_SECONDS
+from worker.runpod.api import SUBMIT_SECONDS
 from worker.settings import Settings
 
 FLY = tomllib.loads((ROOT / "fly.toml").read_text("utf-8"))

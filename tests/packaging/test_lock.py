@@ -11,7 +11,7 @@ from tests.packaging.lock import LOCKS, MACHINES, narrowed, read, written
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_file_names_no_host(lock: str) -> None:
-    """Whoever installs chooses the index."""
+    """The person who installs chooses the index."""
     assert "://" not in (ROOT / lock).read_text("utf-8")
 
 

@@ -29,7 +29,7 @@ NOT_ACCEPTED = (RunRefused, OperatorFault, RunPodRateLimited, RunPodUnavailable)
 
 
 class Wire:
-    """Answers requests from a list (the last one for ever) and keeps what it was asked."""
+    """Answers requests from a list (the last one again and again) and keeps what it was asked."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self.answers = list(answers)

@@ -43,6 +43,7 @@ class Loop:
                 wakeup=self.wakeup,
                 beats=self.beats,
                 readiness=self.readiness,
+                slowest_tick=120.0,
             )
 
 
@@ -139,7 +140,7 @@ def test_the_watchdog_bears_a_loop_that_comes_round_again() -> None:
 
 
 async def test_a_row_that_the_table_refuses_does_not_end_the_process() -> None:
-    """One odd row must not restart the daemon for ever: the loop says so and goes on."""
+    """One odd row must not restart the daemon forever: the loop says so and goes on."""
     loop = Loop(StoreRefused("no such status"), None)
     loop.wakeup.set()
     await loop.run()

@@ -280,6 +280,7 @@ async def test_a_loop_that_meets_trouble_counts_it(change: Change) -> None:
         stop=stop,
         wakeup=Wakeup(),
         beats=Heartbeats(),
+        slowest_tick=120.0,
         readiness=Readiness(),
     )
     assert change("worker_loop_failures_total", loop="sweep") == 2

@@ -179,9 +179,9 @@ def test_a_new_column_is_not_written_by_hand(with_new_column: Database) -> None:
 
 def test_an_insert_does_not_set_a_new_column(with_new_column: Database) -> None:
     database = with_new_column
-    assert database.insert(gpu_type="x")["gpu_type"] is None
+    assert database.insert(gpu_type="x")["gpu_type"] == "any"
     statement = "insert into public.video_jobs (gpu_type) values ('x') returning gpu_type"
-    assert database.role("service_role", statement) == [{"gpu_type": None}]
+    assert database.role("service_role", statement) == [{"gpu_type": "any"}]
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         database.role("authenticated", statement, user=uuid4())
 
@@ -192,7 +192,35 @@ def test_a_retry_clears_a_new_column(with_new_column: Database) -> None:
     by_hand(database, "update public.video_jobs set gpu_type = 'x' where id = %s", job["id"])
     assert database.job(job["id"])["gpu_type"] == "x"
     (row,) = database.sql("select * from public.retry_video_job_v1(%s)", job["id"])
-    assert (row["status"], row["gpu_type"]) == ("queued", None)
+    assert (row["status"], row["gpu_type"]) == ("queued", "any")
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["gpu_type text not null default 'any'", "rank integer not null default 3 + 4", "note text"],
+)
+def test_a_new_column_of_any_kind_does_not_stop_the_table(
+    new_database: Callable[[str], Database], column: str
+) -> None:
+    """An operator's own column, with its default, does no harm."""
+    database = new_database(TEMPLATE)
+    database.sql(f"alter table public.video_jobs add column {column}")
+    worker = Worker(connection=database.connection)
+    job = ended(database, worker, "failed")
+    (row,) = database.sql("select * from public.retry_video_job_v1(%s)", job["id"])
+    assert row["status"] == "queued"
+
+
+def test_a_generated_column_does_not_stop_people(
+    new_database: Callable[[str], Database],
+) -> None:
+    """Postgres computes it after the guard has looked."""
+    database = new_database(TEMPLATE)
+    column = "seconds integer generated always as (coalesce(frames, 0) / 25) stored"
+    database.sql(f"alter table public.video_jobs add column {column}")
+    job = submitted(database, Worker(connection=database.connection))
+    cancel = "update public.video_jobs set cancel_requested = true where id = %s returning phase"
+    assert database.sql(cancel, job["id"]) == [{"phase": "cancelling"}]
 
 
 def test_a_write_of_a_new_column_is_refused_and_writes_nothing(with_new_column: Database) -> None:

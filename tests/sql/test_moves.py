@@ -1,4 +1,4 @@
-"""Which moves a row may make, whoever asks."""
+"""Which moves a row may make, for every writer."""
 
 from typing import Any
 

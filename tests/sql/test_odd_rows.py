@@ -1,4 +1,4 @@
-"""States that only accidents and hands make: none stops other rows or stays for ever."""
+"""States that only accidents and hands make: none stops other rows or stays forever."""
 
 from typing import Any
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""Whoever looks afterwards can tell what happened to a job, when and why."""
+"""Afterwards anybody can tell what happened to a job, when and why."""
 
 from tests.postgres import Database
 from tests.sql.worker import Worker, ended, expire_lease, submitted

@@ -419,3 +419,21 @@ async def test_a_lost_sender_is_stranded_even_without_its_row(table: Table) -> N
     table.pass_time(121)
     (case,) = await table.store.stranded(10)
     assert (case.job, case.states) == (None, {"1": "submitting"})
+
+
+async def test_a_row_that_runs_without_any_open_submission_is_stranded_after_a_minute(
+    table: Table,
+) -> None:
+    """Somebody emptied the other table, or ended its rows by hand."""
+    case = await accepted(table)
+    assert (await write(table, change(case, attempt=1, sub={"state": "failed"}))).took
+    assert (await write(table, change(await case_of(table), job={"phase": "generating"}))).took
+    assert await table.store.stranded(10) == []
+    table.pass_time(61)
+    assert [found.job_id for found in await table.store.stranded(10)] == [job_id(1)]
+
+
+async def test_a_move_that_the_guard_does_not_know_is_refused(table: Table) -> None:
+    case = await accepted(table)
+    with pytest.raises(StoreRefused):
+        await table.store.write([change(case, job={"status": "preparing"})])

@@ -13,8 +13,8 @@ class Claim:
     """A row in our name; `began` is the dispatcher's clock.
 
     `posting`: POST /run may be under way, so the work must not be interrupted. `committed`: its
-    submission is in the table. `answered`: how it ends is known and only to be written. `released`:
-    the work is to stop; nothing may be sent any more.
+    submission is in the table. `sent`: POST /run may have left. `answered`: how it ends is known
+    and only to be written. `released`: the work is to stop; nothing may be sent any more.
     """
 
     case: Case
@@ -25,6 +25,7 @@ class Claim:
     released: bool = False
     posting: bool = False
     committed: bool = False
+    sent: bool = False
     answered: bool = False
 
     def release(self) -> None:

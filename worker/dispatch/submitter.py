@@ -22,6 +22,7 @@ from worker.jobs.errors import (
     TransientError,
 )
 from worker.jobs.events import Accepted, Event, OutcomeUnknown, Refused, Rejected, Released
+from worker.jobs.retry import backoff, too_many
 from worker.ports import Clock, JobStore, NewSubmission, RunPod, Sleep
 from worker.reconcile.effects import EffectRunner
 from worker.reconcile.tracker import RunTracker
@@ -36,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 # A row that could not be sent for reasons of ours waits so long, or it would be fetched each time.
 UNSENT_SECONDS = 10.0
+UNSENT_MOST = 300.0
 RATE_LIMITED_SECONDS = 10.0
 CLAIM_LOST_SECONDS = 5.0
 MACHINE_SECONDS = 30.0
@@ -108,7 +110,13 @@ class Submitter:
             event: Event = Rejected(attempt=attempt, code=error.code, message=error.message)
         except (StoreUnavailable, StoreRefused) as error:
             log.warning("claim.released", reason=error.message)
-            event = Released(attempt=attempt, retry_seconds=UNSENT_SECONDS)
+            self._readiness.report("data", error.message)
+            event = Released(
+                attempt=attempt,
+                # Each time its files are fetched again: what stays so is tried less and less often.
+                retry_seconds=backoff(attempt, first=UNSENT_SECONDS, most=UNSENT_MOST, jitter=1.0),
+                detail="Waiting: the service cannot read or store its data just now.",
+            )
         except TransientError as error:
             log.info("claim.released", reason=error.message)
             event = Released(
@@ -137,12 +145,10 @@ class Submitter:
         if claim.released:
             return Released(attempt=attempt)
         if made >= self._max_submissions:
-            raise JobFailed(
-                "too_many_submissions",
-                f"The job was submitted {made} times, which is all that is permitted.",
-            )
+            raise JobFailed("too_many_submissions", too_many(made))
         prepared = await self._preparer.prepare(claim.job)
         self._readiness.clear("machine")
+        self._readiness.clear("data")
         try:
             return await self._submit(claim, prepared)
         finally:
@@ -155,7 +161,7 @@ class Submitter:
         body = self._body(claim, prepared)
         if not self._gate.allow():
             return Released(attempt=attempt)
-        claim.posting = True
+        claim.posting = True  # the work must not be interrupted, though nothing is sent yet
         began = self._clock()
         try:
             case = await self._store.begin(claim.job, self._new_submission(prepared))
@@ -201,6 +207,7 @@ class Submitter:
     async def _post(self, claim: Claim, body: dict[str, object]) -> Event:
         """POST /run once, and say what its answer proves."""
         job, attempt = claim.job, claim.job.attempt
+        claim.sent = True
         try:
             update = await self._runpod.submit(body)
         except RunPodRateLimited as error:
@@ -238,6 +245,9 @@ class Submitter:
         if not claim.posting:
             return Released(attempt=attempt)
         self._gate.release_trial()
+        if not claim.sent:
+            reason = "not sent: the work broke off before POST /run"
+            return Refused(attempt=attempt, reason=reason, retry_seconds=UNSENT_SECONDS)
         reason = "the work broke off while POST /run was under way"
         return OutcomeUnknown(attempt=attempt, reason=reason)
 

@@ -23,7 +23,7 @@ class Result:
             "name": self.name,
             "level": self.level,
             "message": self.message,
-            "mend": self.fix,
+            "fix": self.fix,
         }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from worker.jobs.job import Submission
 
+FREE = frozenset({"queued", "completed", "failed", "cancelled"})
 Values = Mapping[str, Any]
 Instants = Mapping[str, float | None]
 """Seconds from now by column; None clears the column. Only Postgres has a clock."""
@@ -107,3 +108,8 @@ class Decision:
     kind: Kind = Kind.UNCHANGED
     code: str | None = None
     effects: Effects = field(default_factory=Effects)
+
+    @property
+    def frees_room(self) -> bool:
+        """Whether another row may be claimed now."""
+        return bool(self.effects.ended) or self.change.job.get("status") in FREE

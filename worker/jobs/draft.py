@@ -53,7 +53,7 @@ class Draft:
         lease_left = None if row is None or not values else row.lease_left
         if lease_left is not None:
             values |= {"lease_owner": None, "lease_expires_at": None}
-        if row is not None and not row.status.terminal:
+        if row is not None:
             values |= self._cost(row, ended)
         change = Change(
             job_id=self.case.job_id,
@@ -76,11 +76,11 @@ class Draft:
         )
 
     def _cost(self, row: Job, ended: list[Submission]) -> dict[str, Any]:
-        """What the ended submissions add to the row's cost."""
+        """What the ended submissions add to the row's cost, over all its tries."""
         added = Decimal(0)
         for sub in ended:
             before = self.case.submission(sub.attempt)
-            if sub.cost_usd is not None and sub.try_number == row.try_number:
+            if sub.cost_usd is not None:
                 added += sub.cost_usd - ((before and before.cost_usd) or 0)
         return {"cost_usd": str((row.cost_usd or Decimal(0)) + added)} if added else {}
 

@@ -54,6 +54,10 @@ class SubmissionState(StrEnum):
         return self.live or self in (SubmissionState.SUBMITTING, SubmissionState.UNKNOWN)
 
 
+MAX_SECONDS = 1e9
+"""A plan that expects more was not made by us."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One row of video_jobs, as far as the worker decides on it; inputs may be garbage."""
@@ -174,7 +178,9 @@ class Submission:
     def expected_seconds(self) -> float | None:
         """GPU seconds that the plan expected."""
         value = self.plan.get("expected_seconds")
-        return float(value) if isinstance(value, int | float) and value > 0 else None
+        if isinstance(value, int | float) and 0 < value < MAX_SECONDS:
+            return float(value)
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

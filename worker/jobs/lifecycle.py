@@ -123,7 +123,8 @@ class _Transition:
             case Released(retry_seconds=seconds, detail=detail):
                 return self._queued(Kind.RELEASED, seconds, detail)
             case Refused(retry_seconds=seconds):
-                return self._queued(Kind.RELEASED, seconds, crashes=0)
+                detail = "Waiting: the GPU provider takes no jobs just now."
+                return self._queued(Kind.RELEASED, seconds, detail, crashes=0)
             case _:
                 return self._crashed(job)
 

@@ -25,6 +25,8 @@ from worker.jobs.job import Case, JobStatus, Submission, SubmissionState
 from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.run import RunState, RunUpdate
 
+# RunPod deletes a run when its ttl has passed; what it says of one so long after it is stale.
+GONE_AFTER = 1800.0
 _SENDER_GONE = "the worker stopped while POST /run was under way"
 
 
@@ -218,6 +220,8 @@ def _observed(
             state = sub.state if sub.state.live else SubmissionState.QUEUED
             poll, values = policy.poll, {}
     instants: dict[str, float | None] = {"seen_at": 0.0, "next_poll_at": poll}
+    if sub.ttl_left <= -GONE_AFTER:
+        return _lost(sub, "GET /status: alive long after its time to live")
     if state is not sub.state:
         values["state"] = state.value
         if state is SubmissionState.RUNNING:
@@ -261,12 +265,16 @@ def _not_found(sub: Submission, policy: LifecyclePolicy, *, healthy: bool) -> Su
         return _update(sub, {"missing_looks": looks}, instants)
     if sub.reported is not None:
         return _believed(sub, sub.reported, policy)
+    return _lost(sub, "GET /status: 404")
+
+
+def _lost(sub: Submission, raw_error: str) -> SubmissionUpdate:
     failure = Failure(
         code="run_lost",
         message="RunPod does not know the run any more, and it left no video.",
         resend=True,
     )
-    return _ended(sub, SubmissionState.LOST, failure=failure, raw_error="GET /status: 404")
+    return _ended(sub, SubmissionState.LOST, failure=failure, raw_error=raw_error)
 
 
 def _times(report: RunUpdate) -> dict[str, Any]:

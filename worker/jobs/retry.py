@@ -68,10 +68,15 @@ def verdict(ended: Sequence[Submission], *, max_submissions: int) -> Verdict:
     if len(ended) >= max_submissions:
         return Verdict(
             code="too_many_submissions",
-            message=f"The job was submitted {len(ended)} times without a video. Last: {message}",
+            message=f"{too_many(len(ended))} Last: {message}",
             resend=False,
         )
     return Verdict(code=code, message=message, resend=True)
+
+
+def too_many(made: int) -> str:
+    """Return why a job is not sent again though another submission might help."""
+    return f"The job was submitted {made} times without a video, which is all that is permitted."
 
 
 def backoff(tries: int, *, first: float, most: float, jitter: float) -> float:

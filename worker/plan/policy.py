@@ -1,4 +1,4 @@
-"""The operator's choices that a plan needs; their defaults are those of worker/settings.py."""
+"""The operator's choices that a plan needs; worker/settings.py has their defaults."""
 
 from __future__ import annotations
 

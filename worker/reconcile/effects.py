@@ -18,6 +18,7 @@ from worker.jobs.errors import (
 from worker.jobs.job import Case, Submission
 from worker.ports import Media, RunPod
 from worker.reconcile.not_accepted import NotAcceptedDetector
+from worker.reconcile.poller import ROUND_SECONDS
 from worker.reconcile.tracker import RunTracker
 from worker.runtime.metrics import METRICS
 
@@ -42,21 +43,36 @@ class EffectRunner:
         self._tracker = tracker
         self._detector = detector
 
-    async def run(self, case: Case, decision: Decision) -> None:
-        """Log and count the outcome, cancel runs, remove inputs."""
-        effects = decision.effects
-        for attempt in effects.ended:
-            key = (case.job_id, attempt)
+    async def run(self, decisions: Sequence[tuple[Case, Decision]]) -> None:
+        """Log and count the outcomes; cancel runs and remove inputs, all at once and in time.
+
+        A RunPod or Storage that does not answer must not hold up the loop: what is left is asked
+        again (cancels) or removed by its age (inputs).
+        """
+        for case, decision in decisions:
+            if decision.effects.lease_expired:
+                METRICS.leases_expired.inc()
+            log_outcome(case, decision)
+        effects = [decision.effects for _, decision in decisions]
+        calls = [self.cancel(sub) for effect in effects for sub in effect.cancel]
+        calls += [self._discard(sub) for effect in effects for sub in effect.discard]
+        if not calls:
+            return
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+            _, late = await asyncio.wait(tasks, timeout=ROUND_SECONDS)
+            for task in late:
+                task.cancel()
+
+    def settle(self, decisions: Sequence[tuple[Case, Decision]], now: Sequence[Case]) -> None:
+        """Stop following runs that are closed in the table, also if another worker wrote their end."""
+        ended = {(c.job_id, attempt) for c, d in decisions for attempt in d.effects.ended}
+        closed = {(c.job_id, s.attempt) for c in now for s in c.submissions if not s.state.open}
+        for key in ended | closed:
             run = self._tracker.finish(key)
             self._detector.drop(key)
             if run is not None:
                 self._detector.note_end(run.run_id)
-        if effects.lease_expired:
-            METRICS.leases_expired.inc()
-        log_outcome(case, decision)
-        if effects.cancel:
-            await asyncio.gather(*(self.cancel(sub) for sub in effects.cancel))
-        await self._discard(effects.discard)
 
     async def cancel(self, sub: Submission) -> None:
         """Ask RunPod to stop the run, if it is known."""
@@ -71,14 +87,12 @@ class EffectRunner:
         except (RunGone, OperatorFault, TransientError) as error:
             log.warning("run.cancel_failed", job_id=job_id, run_id=run_id, reason=error.message)
 
-    async def _discard(self, subs: Sequence[Submission]) -> None:
-        for sub in subs:
-            if not sub.input_objects:
-                continue
-            try:
+    async def _discard(self, sub: Submission) -> None:
+        try:
+            if sub.input_objects:
                 await self._media.discard(sub.input_objects)
-            except (StoreUnavailable, StoreRefused) as error:
-                log.warning("inputs.not_discarded", job_id=sub.job_id, reason=error.message)
+        except (StoreUnavailable, StoreRefused) as error:
+            log.warning("inputs.not_discarded", job_id=sub.job_id, reason=error.message)
 
 
 def log_outcome(case: Case, decision: Decision) -> None:

@@ -16,14 +16,19 @@ from worker.jobs.errors import (
 )
 from worker.jobs.events import Accepted, Observed, Reported, Reviewed
 from worker.jobs.job import Case, Submission
+from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.run import RunUpdate, parse_run
-from worker.ports import JobStore
+from worker.ports import Clock, JobStore
+from worker.reconcile.effects import EffectRunner
 from worker.reconcile.not_accepted import NotAcceptedDetector
 from worker.reconcile.poller import Poller
 from worker.reconcile.tracker import RunTracker
 from worker.reconcile.updater import PAGE, Applied, JobUpdater
 
 log = structlog.get_logger(__name__)
+
+UNNAMED_SECONDS = 60.0
+UNNAMED = 20
 
 
 class WebhookResult(StrEnum):
@@ -38,10 +43,7 @@ class WebhookResult(StrEnum):
 
 
 class Reconciler:
-    """Polls what is due, reviews what is stranded, and answers webhooks.
-
-    `patience`: seconds after which a run that /status does not know counts as missing.
-    """
+    """Polls what is due, reviews what is stranded, and answers webhooks."""
 
     def __init__(
         self,
@@ -51,8 +53,9 @@ class Reconciler:
         poller: Poller,
         tracker: RunTracker,
         detector: NotAcceptedDetector,
-        poll_seconds: float,
-        patience: float,
+        effects: EffectRunner,
+        policy: LifecyclePolicy,
+        clock: Clock,
         exclusive: bool,
         on_adopted: Callable[[], None],
     ) -> None:
@@ -61,8 +64,9 @@ class Reconciler:
         self._poller = poller
         self._tracker = tracker
         self._detector = detector
-        self._poll_seconds = poll_seconds
-        self._patience = patience
+        self._effects = effects
+        self._policy = policy
+        self._clock = clock
         self._exclusive = exclusive
         self._on_adopted = on_adopted
         self._started = False
@@ -73,7 +77,7 @@ class Reconciler:
         try:
             cases = await self._due()
         except StoreUnavailable:
-            await self._poller.poll_from_memory(self._poll_seconds)
+            await self._poller.poll_from_memory(self._policy.poll)
             raise
         applied = await self._updater.apply(await self._poller.poll(cases))
         # Not before all runs are known: an end that was not counted would hide another.
@@ -102,6 +106,31 @@ class Reconciler:
 
     async def sweep(self) -> None:
         """Review what no poll brings up: expired leases, lost senders, rows without a run."""
+        await self._sweep_stranded()
+        await self._sweep_unnamed()
+
+    async def _sweep_unnamed(self) -> None:
+        """Ask for runs in memory that the table has not named for long.
+
+        Another worker may have written their end, or our write took and its answer was lost. A
+        run that the table does not know at all, since it was restored to an earlier moment, is
+        cancelled: nobody would ever see its video.
+        """
+        for key, run in self._tracker.unnamed(self._policy.slow_poll + UNNAMED_SECONDS)[:UNNAMED]:
+            job_id, attempt = key
+            case = await self._store.case(job_id)
+            sub = None if case is None else case.submission(attempt)
+            if sub is not None and sub.state.open:
+                run.named_at = self._clock()
+                continue
+            known = case is not None and case.job is not None and case.job.attempt >= attempt
+            if sub is None and not known:
+                log.warning("run.not_in_table", job_id=job_id, run_id=run.run_id)
+                await self._effects.cancel_run(run.run_id, run.endpoint_id, job_id=job_id)
+            self._tracker.finish(key)
+            self._detector.note_end(run.run_id)
+
+    async def _sweep_stranded(self) -> None:
         after: str | None = None
         while page := await self._store.stranded(PAGE, after=after):
             await self._updater.apply([(case, Reviewed()) for case in page])
@@ -118,8 +147,11 @@ class Reconciler:
         case = await self._store.case(job_id)
         sub = None if case is None else case.submission(attempt)
         if case is None or sub is None:
+            if said is not None:
+                seconds = (said.execution_ms or 0) / 1000
+                log.warning("run.orphaned", run_id=said.run_id, gpu_seconds=seconds)
             return WebhookResult.UNKNOWN_JOB
-        self._updater.webhooks_work = True
+        self._updater.note_webhook()
         run_id = sub.runpod_job_id
         if run_id is None:
             if said is None:
@@ -138,6 +170,7 @@ class Reconciler:
                 raise
             return WebhookResult.KEPT
         if sub.state.open:
+            # Kept in memory in case the table is away, until its end is written.
             self._tracker.track((job_id, attempt), sub.endpoint_id, run_id).note(update)
         applied = await self._updater.apply_one(case, Observed(attempt=attempt, update=update))
         return WebhookResult.NOT_WRITTEN if applied.reason else WebhookResult.APPLIED
@@ -165,7 +198,7 @@ class Reconciler:
         try:
             return await self._poller.status(run_id, sub.endpoint_id)
         except RunGone as error:
-            missing = sub.missing_for is not None and sub.missing_for >= self._patience
+            missing = sub.missing_for is not None and sub.missing_for >= self._policy.patience
             if not missing or said is None or said.run_id != run_id or not said.state.terminal:
                 raise RunPodUnavailable(404, "RunPod does not know the run just now.") from error
             return said

@@ -11,6 +11,7 @@ from worker.ports import Clock
 from worker.runtime.metrics import METRICS
 
 FORGET_AFTER = 6 * 3600.0
+ENDED_SECONDS = 60.0
 
 Key = tuple[str, int]
 """Job id and attempt of a submission."""
@@ -18,11 +19,15 @@ Key = tuple[str, int]
 
 @dataclass(slots=True)
 class TrackedRun:
-    """One open run; `polled_at` is the tracker's clock, `final_update` its end until written."""
+    """One open run; `final_update` is its end until that is written.
+
+    By the tracker's clock: `polled_at`, and `named_at`, when the table last named the run.
+    """
 
     endpoint_id: str
     run_id: str
     polled_at: float
+    named_at: float
     final_update: RunUpdate | None = None
 
     def note(self, update: RunUpdate) -> None:
@@ -42,14 +47,14 @@ class RunTracker:
 
     def track(self, key: Key, endpoint_id: str, run_id: str) -> TrackedRun:
         """Follow a run from now on."""
-        run = self._runs[key] = TrackedRun(endpoint_id, run_id, self._clock())
+        run = self._runs[key] = TrackedRun(endpoint_id, run_id, self._clock(), self._clock())
         return run
 
     def of(self, sub: Submission, run_id: str) -> TrackedRun:
         """Return the run of a submission, which is followed from now on; it is polled now."""
         key = (sub.job_id, sub.attempt)
         run = self._runs.get(key) or self.track(key, sub.endpoint_id, run_id)
-        run.polled_at = self._clock()
+        run.polled_at = run.named_at = self._clock()
         return run
 
     def on_endpoint(self, endpoint_id: str) -> list[TrackedRun]:
@@ -63,6 +68,15 @@ class RunTracker:
             if run.final_update is None and now - run.polled_at >= seconds:
                 run.polled_at = now
                 yield run
+
+    def unnamed(self, seconds: float) -> list[tuple[Key, TrackedRun]]:
+        """Return the runs that the table has not named for so long; ended ones after a minute."""
+        now = self._clock()
+        return [
+            (key, run)
+            for key, run in self._runs.items()
+            if now - run.named_at >= (seconds if run.final_update is None else ENDED_SECONDS)
+        ]
 
     def finish(self, key: Key) -> TrackedRun | None:
         """Forget a run whose end is written, and count what it cost."""

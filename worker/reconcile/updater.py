@@ -13,7 +13,7 @@ from worker.jobs.events import Event, News
 from worker.jobs.job import Case
 from worker.jobs.lifecycle import decide
 from worker.jobs.retry import LifecyclePolicy
-from worker.ports import Jitter, JobStore, Written
+from worker.ports import Jitter, JobStore
 from worker.reconcile.effects import EffectRunner
 
 log = structlog.get_logger(__name__)
@@ -44,12 +44,16 @@ class JobUpdater:
         jitter: Jitter,
         on_change: Callable[[], None],
     ) -> None:
-        self.webhooks_work = False
+        self._webhooks_work = False
         self._store = store
         self._policy = policy
         self._effects = effects
         self._jitter = jitter
         self._on_change = on_change
+
+    def note_webhook(self) -> None:
+        """Remember that webhooks arrive: silent runs are then polled less often."""
+        self._webhooks_work = True
 
     async def apply_one(self, case: Case, event: Event) -> Applied:
         """Apply one event; StoreUnavailable when the table is away."""
@@ -82,7 +86,7 @@ class JobUpdater:
 
     async def _write(self, batch: dict[int, News], outcome: dict[int, Applied]) -> dict[str, Case]:
         """Decide and write one event for each job; returns the cases as they are now."""
-        decisions = {number: self._decide(case, event) for number, (case, event) in batch.items()}
+        decisions = self._decide_all(batch, outcome)
         changes = [decision.change for decision in decisions.values() if not decision.change.empty]
         try:
             answers = await self._store.write(changes) if changes else []
@@ -92,36 +96,48 @@ class JobUpdater:
                 log.error("job.update_refused", job_id=case.job_id, reason=error.message)
                 outcome[number] = Applied(case=case, reason=error.message, refused=True)
                 return {}
-            # One refused write must not hold up the others.
-            fresh: dict[str, Case] = {}
-            for number, news in batch.items():
-                fresh |= await self._write({number: news}, outcome)
-            return fresh
+            # One refused write must not hold up the others: it is found by halving.
+            items = list(batch.items())
+            middle = len(items) // 2
+            fresh = await self._write(dict(items[:middle]), outcome)
+            return fresh | await self._write(dict(items[middle:]), outcome)
         written = {answer.job_id: answer for answer in answers}
-        for number, (case, _) in batch.items():
+        took: list[tuple[Case, Decision]] = []
+        now: list[Case] = []
+        for number, decision in decisions.items():
+            case = batch[number][0]
             answer = written.get(case.job_id)
-            applied = await self._took(case, decisions[number], answer)
-            if applied is not None:
-                outcome[number] = applied
+            if answer is not None and answer.locked:
+                log.warning("job.row_locked", job_id=case.job_id)
+                reason = "the row is locked by somebody else"
+                outcome[number] = Applied(case=answer.case, reason=reason)
+            elif answer is None or answer.took:
+                after = case if answer is None else answer.case
+                outcome[number] = Applied(case=after, decision=decision)
+                took.append((case, decision))
+                now.append(after)
+        self._effects.settle(took, now)
+        await self._effects.run(took)
+        if any(decision.frees_room for _, decision in took):
+            self._on_change()
         return {answer.job_id: answer.case for answer in answers}
 
-    def _decide(self, case: Case, event: Event) -> Decision:
-        return decide(
-            case,
-            event,
-            self._policy,
-            webhooks_work=self.webhooks_work,
-            jitter=self._jitter(),
-        )
-
-    async def _took(self, case: Case, decision: Decision, answer: Written | None) -> Applied | None:
-        """Act on a decision that took; None when it must be decided again."""
-        if answer is not None and answer.locked:
-            log.warning("job.row_locked", job_id=case.job_id)
-            return Applied(case=answer.case, reason="the row is locked by somebody else")
-        if answer is not None and not answer.took:
-            return None
-        await self._effects.run(case, decision)
-        if decision.change.job:
-            self._on_change()
-        return Applied(case=case if answer is None else answer.case, decision=decision)
+    def _decide_all(
+        self, batch: dict[int, News], outcome: dict[int, Applied]
+    ) -> dict[int, Decision]:
+        """Decide each by itself; one that cannot be decided is set aside, and the others go on."""
+        decisions: dict[int, Decision] = {}
+        for number, (case, event) in batch.items():
+            try:
+                decisions[number] = decide(
+                    case,
+                    event,
+                    self._policy,
+                    webhooks_work=self._webhooks_work,
+                    jitter=self._jitter(),
+                )
+            except Exception:
+                log.exception("job.undecidable", job_id=case.job_id)
+                reason = "the row cannot be decided on"
+                outcome[number] = Applied(case=case, reason=reason, refused=True)
+        return decisions

@@ -40,6 +40,8 @@ _OPERATOR = frozenset({401, 402, 403, 404})
 # 301, 307 and 308 say "not here": nothing was taken, the endpoint's address is wrong. 302 and 303
 # may follow an accepted POST, so they prove nothing.
 _MOVED = frozenset({301, 307, 308})
+SUBMIT_SECONDS = 45.0
+"""How long an answer to POST /run may take: after connecting there are 40 s to wait for it."""
 _CONNECT_SECONDS = 5.0
 _GET_SECONDS = 30.0
 _LATE_ANSWER_SECONDS = 1.0
@@ -57,14 +59,13 @@ class RunPodApi:
         *,
         endpoint_url: str,
         api_key: str,
-        submit_seconds: float = 40.0,
+        submit_seconds: float = SUBMIT_SECONDS,
         retry_pause: float = 0.3,
         trust_env: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`endpoint_url` is https://api.runpod.ai/v2/<id>; `submit_seconds` bounds POST /run:
-        give it 40 or more, so that after connecting there are 30 to wait for the answer.
+        """`endpoint_url` is https://api.runpod.ai/v2/<id>; `submit_seconds` bounds POST /run.
 
         `trust_env` stays off: a proxy named in the environment would stand between us and RunPod
         and blur which errors prove that a request was never sent.

@@ -86,7 +86,7 @@ async def exchange(
                     break
     except _NEVER_SENT as error:
         raise NotSent(type(error).__name__) from error
-    # A TLS alert after the handshake comes as a bare OSError.
+    # A TLS alert after the handshake is raised as a bare OSError.
     except (httpx.HTTPError, httpx.StreamError, OSError) as error:
         # A status counts even when the body behind it breaks off: a 400 is a refusal.
         if status is None:

@@ -1,4 +1,4 @@
-"""Clocks, chance and sleep: injected everywhere, so that a test can put its own in their place."""
+"""Clocks, chance and sleep come in from outside, so that a test can put its own in their place."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 
 def boot_time() -> float:
@@ -18,6 +19,9 @@ def boot_time() -> float:
 class Environment:
     """What the process takes from its surroundings; all durations in seconds.
 
+    Loops and timeouts go by the event loop's own clock, which a test's loop may replace; only the
+    watchdog's thread and the measuring of the loop's lag need real time.
+
     `boot_time` counts the time that a suspended machine was away, `monotonic` does not;
     `jitter` draws from 0 to 1.
     """
@@ -26,3 +30,4 @@ class Environment:
     boot_time: Callable[[], float] = boot_time
     jitter: Callable[[], float] = random.random
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)

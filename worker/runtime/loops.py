@@ -67,7 +67,7 @@ async def every(
     wakeup: Wakeup,
     beats: Heartbeats,
     readiness: Readiness,
-    slowest_tick: float = 120.0,
+    slowest_tick: float,
 ) -> None:
     """Tick until stopped. A tick may return seconds until it wants to run again.
 

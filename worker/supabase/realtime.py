@@ -54,6 +54,7 @@ class RealtimeListener:
         table: str = "video_jobs",
         timings: Timings | None = None,
         pace: Pace | None = None,
+        clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Take the project's `url` (https://<ref>.supabase.co) and any kind of service key."""
@@ -65,6 +66,7 @@ class RealtimeListener:
         self._table = table
         self._on_hint = on_hint
         self._on_ready = on_ready
+        self._clock = clock
         self._timings = timings or Timings()
         self._pace = pace or Pace()
         self._jitter = jitter
@@ -89,12 +91,12 @@ class RealtimeListener:
     def ready_for(self) -> float | None:
         """Return the seconds since changes began to flow, None while they do not."""
         since = self._session.ready_since if self._session else None
-        return None if since is None else time.monotonic() - since
+        return None if since is None else self._clock() - since
 
     @property
     def last_event_age(self) -> float | None:
         """Return the seconds since the last event, None before the first."""
-        return None if self._last_event is None else time.monotonic() - self._last_event
+        return None if self._last_event is None else self._clock() - self._last_event
 
     def missed(self, age: float = 0.0) -> None:
         """Report a row that the sweep found `age` seconds after a change without an event.
@@ -134,6 +136,7 @@ class RealtimeListener:
             timings=timings,
             on_hint=self._hear,
             on_ready=self._ready,
+            clock=self._clock,
         )
         self._heard = False
         self._silent_misses = 0
@@ -154,7 +157,7 @@ class RealtimeListener:
         return delay * (0.5 + self._jitter() / 2)
 
     def _hear(self, hint: ChangeHint) -> None:
-        self._last_event = time.monotonic()
+        self._last_event = self._clock()
         self._heard = True
         self._silent_misses = 0
         METRICS.realtime_hints.labels(hint.kind.value).inc()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -98,6 +97,7 @@ class Session:
         timings: Timings,
         on_hint: Callable[[ChangeHint], None],
         on_ready: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         """Prepare the client; the callbacks must not raise, or the library stops reading."""
         self._key = key
@@ -105,6 +105,7 @@ class Session:
         self._timings = timings
         self._on_hint = on_hint
         self._on_ready = on_ready
+        self._clock = clock
         self._ended = asyncio.Event()
         self._ending = Ending(reason="closed")
         self.ready_since: float | None = None
@@ -139,7 +140,7 @@ class Session:
         finally:
             since, self.ready_since = self.ready_since, None
             await self._close()
-        return replace(self._ending, ready_seconds=time.monotonic() - since if since else 0.0)
+        return replace(self._ending, ready_seconds=self._clock() - since if since else 0.0)
 
     def _bind(self) -> None:
         for kind, event, row_filter in _BINDINGS:
@@ -165,7 +166,7 @@ class Session:
         # message says that changes flow from now on.
         if payload.extension == "postgres_changes":
             if self.ready_since is None:
-                self.ready_since = time.monotonic()
+                self.ready_since = self._clock()
             self._on_ready()
 
     def _on_state(self, state: RealtimeSubscribeStates, error: Exception | None) -> None:
@@ -173,10 +174,10 @@ class Session:
             self.end(describe(error) if error else _STATES[state])
 
     async def _watch(self) -> None:
-        started = time.monotonic()
+        started = self._clock()
         next_beat = started
         while not self._ended.is_set():
-            now = time.monotonic()
+            now = self._clock()
             if self.ready_since is None and now - started > self._timings.ready:
                 self.end(
                     "joined, but Realtime did not confirm the subscription to Postgres changes"

@@ -67,7 +67,11 @@ class SupabaseStore:
             p_job_ids=list(job_ids),
             p_lease_seconds=self._lease,
         )
-        return [Job.from_row(row) for row in rows]
+        return [
+            job
+            for case in _cases([{"job_id": row["id"], "job": row} for row in rows])
+            if (job := case.job) is not None
+        ]
 
     async def begin(self, job: Job, submission: NewSubmission) -> Case | None:
         """Commit a submission before its POST; None when the claim is lost or no longer wanted."""
@@ -85,7 +89,7 @@ class SupabaseStore:
             p_columns=dict(submission.columns),
             p_input_objects=list(submission.input_objects),
         )
-        return Case.from_json(job.id, rows[0]) if rows else None
+        return _case(job.id, rows[0]) if rows else None
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
         """Cases with submissions to poll now; `everything_after`: all, in pages by job id."""
@@ -105,7 +109,7 @@ class SupabaseStore:
     async def case(self, job_id: str) -> Case | None:
         """One job with its submissions; None when neither exists."""
         rows = await self._rows("get_video_job_case_v1", p_job_id=job_id)
-        return Case.from_json(job_id, rows[0]) if rows else None
+        return _case(job_id, rows[0]) if rows else None
 
     async def write(self, changes: Sequence[Change]) -> list[Written]:
         """Write decisions, each only if its case is unchanged; all in one transaction."""
@@ -117,7 +121,7 @@ class SupabaseStore:
                 job_id=row["job_id"],
                 took=row["took"],
                 locked=row["locked"],
-                case=Case.from_json(row["job_id"], row["case"]),
+                case=_case(row["job_id"], row["case"]),
             )
             for row in rows
         ]
@@ -137,7 +141,7 @@ class SupabaseStore:
 
     async def _rows(self, function: str, **arguments: object) -> list[Any]:
         data = await self._call(function, **arguments)
-        # A proxy's page with status 200 comes as its text.
+        # A proxy's page with status 200 is returned as its text.
         if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
             raise StoreUnavailable("Supabase's answer does not come from the database.")
         return data
@@ -153,15 +157,18 @@ class SupabaseStore:
         return answer.data
 
 
+def _case(job_id: str, row: Mapping[str, Any]) -> Case:
+    """Read a case; one that cannot be read is empty, so that nothing is decided on it."""
+    try:
+        return Case.from_json(job_id, row)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        log.error("job.unreadable", job_id=job_id, reason=repr(error)[:300])
+        return Case(job_id=job_id, job=None)
+
+
 def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
-    """Read cases; one that cannot be read is set aside, and the others go on."""
-    cases = []
-    for row in rows:
-        try:
-            cases.append(Case.from_json(row["job_id"], row))
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-            log.error("job.unreadable", job_id=row.get("job_id"), reason=repr(error)[:300])
-    return cases
+    """Read a page; it keeps its length, so that the next page is asked for."""
+    return [_case(row["job_id"], row) for row in rows]
 
 
 def translated(error: APIError) -> StoreRefused | StoreUnavailable:
