@@ -78,6 +78,17 @@ async def test_a_proved_refusal_by_the_provider_gives_the_row_back_and_pauses(
     assert harness.readiness.status == status
 
 
+@pytest.mark.parametrize(("asked", "wait"), [(45.0, 45.0), (None, 10.0)])
+async def test_a_row_waits_as_long_as_runpod_says(
+    harness: Harness, asked: float | None, wait: float
+) -> None:
+    harness.store.insert()
+    harness.runpod.answers.append(RunPodRateLimited(asked))
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.QUEUED
+    assert harness.store.wait_of() == wait
+
+
 async def test_a_row_that_waits_for_us_says_so_and_is_tried_less_and_less_often(
     harness: Harness,
 ) -> None:
@@ -154,6 +165,23 @@ async def test_after_trouble_only_health_is_asked_then_one_post_goes_through(
     assert harness.readiness.status == "ok"
 
 
+async def test_while_one_post_tries_no_second_row_is_taken(harness: Harness) -> None:
+    """It would be fetched and decoded only to be given back."""
+    for number in (1, 2):
+        harness.store.insert(number)
+    harness.gate.trip("502")
+    harness.now += 100
+    harness.media.gate = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        await harness.dispatcher.tick(tasks)
+        await harness.media.opening.wait()
+        await harness.dispatcher.tick(tasks)
+        assert list(harness.dispatcher.claims) == [job_id(1)]
+        harness.media.gate.set()
+    assert harness.store.job(1).status is JobStatus.SUBMITTED
+    assert harness.store.job(2).attempt == 0
+
+
 async def test_an_operators_fault_found_by_the_probe_keeps_everything_waiting(
     harness: Harness,
 ) -> None:
@@ -163,7 +191,61 @@ async def test_an_operators_fault_found_by_the_probe_keeps_everything_waiting(
     harness.runpod.health_says = OperatorFault(404, "no such endpoint")
     await harness.dispatch()
     assert harness.readiness.reasons == ["runpod: no such endpoint"]
+    assert harness.readiness.status == "down"
     assert harness.store.job().status is JobStatus.QUEUED
+
+
+async def test_an_operators_fault_is_over_only_when_a_job_was_taken(harness: Harness) -> None:
+    """/health answers an account without credit too."""
+    harness.gate.trip("no credit.", operator=True)
+    harness.now += 100
+    await harness.dispatch()
+    assert harness.readiness.status == "degraded"
+    assert harness.readiness.reasons == [
+        "runpod: no credit. /health answers; the next job will tell."
+    ]
+    harness.store.insert()
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.SUBMITTED
+    assert harness.readiness.status == "ok"
+
+
+async def test_a_request_that_is_refused_shows_that_runpod_is_back(harness: Harness) -> None:
+    harness.gate.trip("502")
+    harness.now += 100
+    harness.store.insert()
+    harness.runpod.answers.append(RunRefused(400, "no such input"))
+    await harness.dispatch()
+    assert harness.store.job().error_code == "run_refused"
+    assert harness.gate.room is None
+    assert harness.readiness.status == "ok"
+
+
+@pytest.mark.parametrize("trouble", ["lease lost", "machine slept", "table away", "own error"])
+async def test_a_trial_that_was_not_made_lets_another_post_try(
+    harness: Harness, trouble: str
+) -> None:
+    """Else no POST would ever be made again: while one is awaited, /health is not asked."""
+    harness.gate.trip("502")
+    harness.now += 100
+    harness.store.insert()
+
+    def meddle(function: str) -> None:
+        if function != "begin":
+            return
+        if trouble == "lease lost":
+            harness.store.now += 61
+        elif trouble == "machine slept":
+            harness.now += 31
+        elif trouble == "table away":
+            raise StoreUnavailable("away")
+        else:
+            raise ZeroDivisionError("odd")
+
+    harness.store.meddle = meddle
+    await harness.dispatch()
+    assert harness.runpod.posts == []
+    assert harness.gate.room == 1
 
 
 async def test_rows_claimed_before_the_trouble_are_given_back_unsent(harness: Harness) -> None:
@@ -211,6 +293,19 @@ async def test_an_input_in_our_own_storage_is_waited_for(harness: Harness) -> No
     await harness.dispatch()
     assert harness.store.job().status is JobStatus.SUBMITTED
     assert harness.readiness.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("image_unreachable", JobStatus.QUEUED), ("audio_unreachable", JobStatus.FAILED)],
+)
+async def test_only_the_file_that_lies_in_our_own_storage_is_waited_for(
+    harness: Harness, code: str, status: JobStatus
+) -> None:
+    harness.store.insert(image_url="storage://inputs/u/i.jpg", audio_url="https://h/a")
+    harness.media.problems.extend([InputUnavailable(code, "503")] * 3)
+    await harness.dispatch()
+    assert harness.store.job().status is status
 
 
 async def test_our_own_storage_is_waited_for_an_hour_from_its_first_failure(
@@ -424,6 +519,7 @@ async def test_rows_that_a_claim_brings_after_the_stop_are_given_back(harness: H
     assert stopped.is_set()
     assert harness.store.job().status is JobStatus.QUEUED
     assert await harness.dispatch() is None
+    assert harness.store.calls.count("claim") == 1
 
 
 async def test_stop_gives_back_what_is_prepared_and_waits_for_what_is_sent(
@@ -461,6 +557,20 @@ async def test_a_post_that_is_cut_off_at_the_end_stays_unknown(harness: Harness)
     assert harness.store.sub().state is SubmissionState.UNKNOWN
     assert harness.store.job().status is JobStatus.PREPARING
     assert harness.media.discarded == []
+
+
+async def test_what_is_left_at_the_very_end_is_broken_off_a_post_too(harness: Harness) -> None:
+    """The process would not end otherwise."""
+    harness.store.insert()
+    harness.runpod.gate = asyncio.Event()
+
+    async def break_off() -> None:
+        await harness.dispatcher.stop(0)
+        await asyncio.wait(harness.dispatcher.break_off(), timeout=5)
+
+    await harness.during(harness.runpod.posting, break_off, harness.runpod.gate)
+    assert harness.dispatcher.claims == {}
+    assert harness.store.sub().state is SubmissionState.UNKNOWN
 
 
 async def test_a_run_is_held_at_once_and_recorded_when_the_table_is_back(harness: Harness) -> None:
@@ -501,6 +611,22 @@ async def test_a_deleted_rows_run_is_cancelled_at_once(harness: Harness) -> None
         harness.store.delete()
 
     await harness.during(harness.runpod.posting, delete, harness.runpod.gate)
+    assert harness.runpod.cancelled == ["run-1"]
+
+
+@pytest.mark.parametrize("trouble", ["record deleted", "another run adopted"])
+async def test_a_run_that_cannot_be_recorded_is_cancelled(harness: Harness, trouble: str) -> None:
+    """Nobody would follow it."""
+    harness.store.insert()
+    harness.runpod.gate = asyncio.Event()
+
+    async def happen() -> None:
+        if trouble == "record deleted":
+            harness.store.attempts.clear()
+        else:
+            harness.store.set_sub(state="queued", runpod_job_id="run-9")
+
+    await harness.during(harness.runpod.posting, happen, harness.runpod.gate)
     assert harness.runpod.cancelled == ["run-1"]
 
 

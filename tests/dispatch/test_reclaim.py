@@ -6,6 +6,7 @@ import pytest
 
 from tests.fakes import job_id
 from tests.harness import Harness
+from worker.dispatch.submitter import SETTLE_TRIES
 from worker.jobs.errors import RunPodUnavailable, StoreRefused, StoreUnavailable
 from worker.jobs.job import JobStatus, SubmissionState
 
@@ -78,6 +79,25 @@ async def test_a_beginning_whose_answer_is_lost_is_not_an_unknown_submission(
     assert harness.store.wait_of() > 0
 
 
+async def test_a_claim_whose_row_has_a_later_attempt_is_lost_though_it_is_in_our_name(
+    harness: Harness,
+) -> None:
+    """It was claimed again with an answer that never arrived; held, it is not handed out again."""
+    harness.store.insert()
+    harness.media.gate = asyncio.Event()
+
+    async def claimed_again() -> None:
+        claim = harness.dispatcher.claims[job_id()]
+        harness.store.set(attempt=2)
+        await harness.dispatcher.renew()
+        assert claim.released
+
+    await harness.during(harness.media.opening, claimed_again, harness.media.gate)
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.SUBMITTED
+    assert harness.store.sub(attempt=2).runpod_job_id == "run-1"
+
+
 async def test_a_row_whose_beginning_fails_is_not_taken_again_at_once(harness: Harness) -> None:
     """Else it would be downloaded and decoded over and over, as fast as its host answers."""
     harness.store.insert()
@@ -107,6 +127,23 @@ async def test_a_proved_refusal_is_written_however_long_the_table_is_away(harnes
     await harness.dispatch()
     assert harness.store.sub().state is SubmissionState.REFUSED
     assert harness.store.job().status is JobStatus.QUEUED
+
+
+async def test_a_run_is_recorded_however_long_the_table_is_away(harness: Harness) -> None:
+    """Other outcomes are given up and become unknown; a run's id cannot be found again."""
+    harness.store.insert()
+    left = SETTLE_TRIES + 1
+
+    def meddle(function: str) -> None:
+        nonlocal left
+        if function == "write" and left:
+            left -= 1
+            raise StoreUnavailable("away")
+
+    harness.store.meddle = meddle
+    await harness.dispatch()
+    assert harness.store.sub().runpod_job_id == "run-1"
+    assert harness.store.job().status is JobStatus.SUBMITTED
 
 
 async def test_a_row_that_storage_cannot_serve_is_not_taken_again_at_once(harness: Harness) -> None:

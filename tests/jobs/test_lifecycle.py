@@ -141,10 +141,12 @@ def test_some_failures_are_answered_only_once() -> None:
 
 
 def test_refused_submissions_do_not_count_as_failures() -> None:
-    row = job("running", attempt=2)
-    event = NotFound(attempt=2, healthy=True)
-    decision = decided(row, sub("refused"), sub("running", 2, **LOST), event=event)
+    row = job("running", attempt=3)
+    event = NotFound(attempt=3, healthy=True)
+    refused = [sub("refused", attempt) for attempt in (1, 2)]
+    decision = decided(row, *refused, sub("running", 3, **LOST), event=event)
     assert told(decision) == "resent"
+    assert decision.change.job_instants["available_at"] == 15.0
 
 
 def test_a_failed_run_waits_for_another_that_is_open() -> None:
@@ -224,6 +226,17 @@ def test_the_cost_of_each_run_is_added_once() -> None:
     assert Decimal(late.change.job["cost_usd"]) == Decimal("1.5")
     unpaid = decided(row, sub("running"), event=seen("completed"), policy=policy)
     assert "cost_usd" not in unpaid.change.job
+
+
+@pytest.mark.parametrize("row", [job("completed"), job("submitted", try_number=2)])
+def test_the_cost_of_a_run_that_nobody_waits_for_is_the_jobs_as_well(row: Job) -> None:
+    """It was paid for this job: the row's cost does not depend on which end is seen first."""
+    policy = replace(POLICY, gpu_price_per_second=Decimal("0.5"))
+    event = seen("failed", error=FAILING, execution_ms=2000)
+    decision = decided(row, sub("running"), event=event, policy=policy)
+    assert {k: Decimal(v) for k, v in decision.change.job.items()} == {"cost_usd": Decimal(1)}
+    (change,) = decision.change.submissions
+    assert Decimal(change.values["cost_usd"]) == Decimal(1)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +347,16 @@ def test_a_run_that_nobody_waits_for_is_cancelled_and_followed(row: Job | None) 
     ended = decided(row, sub("running"), event=seen("completed"))
     assert ended.change.job == {}
     assert ended.effects.ended == (1,)
+
+
+def test_news_of_an_older_try_does_not_stop_the_present_one() -> None:
+    row = job("running", attempt=2, try_number=2)
+    present = sub("running", 2, try_number=2)
+    decision = decided(row, sub("queued"), present, event=seen("running"))
+    assert told(decision) == "unwanted_run"
+    assert cancelled(decision) == [1]
+    assert [found.attempt for found in decision.effects.discard] == [1]
+    assert decision.change.job == {}
 
 
 def test_a_submission_that_is_not_there_changes_nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.harness import POLICY, VIDEO
 from tests.jobs.cases import job, seen, sub
-from worker.jobs.events import Event, NotAccepted, NotFound, Reviewed
+from worker.jobs.events import Accepted, Event, NotAccepted, NotFound, Reviewed
 from worker.jobs.job import Case, Submission, SubmissionState
 from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.retry import LifecyclePolicy
@@ -196,6 +196,21 @@ def test_evidence_ends_only_what_is_still_unknown(state: SubmissionState) -> Non
 )  # fmt: skip
 def test_the_past_is_not_changed(state: SubmissionState, event: Event) -> None:
     assert told(sub(state.value), event) is None
+
+
+def test_a_run_that_shows_up_late_clears_why_its_submission_was_given_up() -> None:
+    before = sub(
+        "expired", error_code="run_lost", error_message="lost", resend=True, raw_error="given up",
+        cancel_asked_ago=40.0,
+    )  # fmt: skip
+    update = changed(before, Accepted(attempt=1, run_id="r9"))
+    assert (update.now.state, update.now.runpod_job_id) == (SubmissionState.QUEUED, "r9")
+    assert (update.now.error_code, update.now.error_message, update.now.resend) == (
+        None, None, False,
+    )  # fmt: skip
+    assert (update.now.raw_error, update.now.cancel_asked_ago) == (None, None)
+    assert update.instants["ended_at"] is None
+    assert update.instants["cancel_asked_at"] is None
 
 
 @pytest.mark.parametrize("state", ENDED)

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from tests.fakes import health, job_id
-from tests.harness import VIDEO, Harness, done
+from tests.harness import LEASE, LIMITS, VIDEO, Harness, done
 from tests.harness import update as seen
 from worker.jobs.errors import OperatorFault, RunGone, RunPodUnavailable, StoreUnavailable
 from worker.jobs.events import NotAccepted
 from worker.jobs.job import JobStatus, SubmissionState
 from worker.jobs.run import RunState
+from worker.reconcile import reconciler
 from worker.reconcile.updater import MAX_ROUNDS
 
 
@@ -57,6 +58,19 @@ async def test_at_start_up_every_open_run_is_looked_at_in_pages(harness: Harness
     assert harness.store.calls.count("take_page") == 2
     await harness.reconciler.tick()
     assert len(harness.runpod.polled) == 3
+
+
+async def test_a_sweep_reviews_every_stranded_row_page_by_page(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "PAGE", 2)
+    for number in (1, 2, 3, 4, 5):
+        harness.store.insert(number)
+    await harness.store.claim(5, LIMITS)
+    harness.store.now += LEASE + 1
+    await harness.reconciler.sweep()
+    assert {job.status for job in harness.store.jobs} == {JobStatus.QUEUED}
+    assert harness.store.calls.count("stranded") == 3
 
 
 async def test_what_a_run_brought_survives_an_outage_longer_than_its_result(
@@ -219,6 +233,32 @@ async def test_a_webhook_for_a_lost_run_is_believed_while_the_row_waits(harness:
     assert await harness.reconciler.webhook(job_id(), 1, body()) == "applied"
 
 
+async def test_a_body_is_believed_once_the_run_is_missing_for_long(harness: Harness) -> None:
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = RunGone()
+    harness.store.set_sub(missing_since=harness.store.now - 60)
+    assert await harness.reconciler.webhook(job_id(), 1, body()) == "applied"
+    assert harness.store.job().status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize(
+    "said",
+    [body("run-2"), body(status="IN_PROGRESS"), body(status="SOMETHING_NEW"), None],
+    ids=["another run", "still at work", "a word that we do not know", "nothing"],
+)
+async def test_a_body_that_does_not_tell_the_end_of_this_run_is_never_believed(
+    harness: Harness, said: object
+) -> None:
+    """Taken for news it would also end the count of the polls that found nothing."""
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = RunGone()
+    harness.store.set_sub(missing_since=harness.store.now - 60, missing_looks=2)
+    before = harness.store.look(job_id())
+    with pytest.raises(RunPodUnavailable):
+        await harness.reconciler.webhook(job_id(), 1, said)
+    assert harness.store.look(job_id()) == before
+
+
 async def test_a_webhook_whose_run_is_gone_at_once_is_kept_and_the_run_asked_about(
     harness: Harness,
 ) -> None:
@@ -309,6 +349,23 @@ async def test_a_change_that_came_between_is_decided_anew(harness: Harness) -> N
     assert harness.store.job().status is JobStatus.CANCELLED
 
 
+async def test_what_a_decision_that_did_not_take_asked_for_is_not_done(harness: Harness) -> None:
+    """Another worker saw the run's end first: there is nothing to cancel any more."""
+    await harness.submitted()
+    harness.store.cancel()
+    harness.runpod.runs["run-1"] = seen(RunState.RUNNING)
+
+    def meddle(function: str) -> None:
+        if function == "write":
+            harness.store.set_sub(state="cancelled")
+            harness.store.set(status="cancelled", phase="done")
+
+    harness.store.meddle = meddle
+    await harness.reconciler.tick()
+    assert harness.runpod.cancelled == []
+    assert harness.media.discarded == []
+
+
 async def test_a_row_that_changes_all_the_time_is_left_for_the_next_look(harness: Harness) -> None:
     await harness.submitted()
     harness.runpod.runs["run-1"] = done()
@@ -320,6 +377,21 @@ async def test_a_row_that_changes_all_the_time_is_left_for_the_next_look(harness
     harness.store.meddle = meddle
     assert await harness.reconciler.webhook(job_id(), 1, body()) == "not_written"
     assert harness.store.calls.count("write") == 1 + MAX_ROUNDS
+
+
+async def test_a_row_that_somebody_holds_locked_is_left_for_the_next_look(
+    harness: Harness,
+) -> None:
+    """Trying on would wait for the lock in each round."""
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = done()
+    harness.store.locked.add(job_id())
+    before = harness.store.calls.count("write")
+    assert await harness.reconciler.webhook(job_id(), 1, body()) == "not_written"
+    assert harness.store.calls.count("write") == before + 1
+    harness.store.locked.clear()
+    await harness.pass_time(30)
+    assert harness.store.job().status is JobStatus.COMPLETED
 
 
 async def test_one_refused_write_does_not_hold_up_the_others(harness: Harness) -> None:
@@ -379,12 +451,16 @@ async def test_on_an_exclusive_endpoint_health_proves_that_nothing_was_accepted(
     assert harness.store.job().status is JobStatus.QUEUED
 
 
-@pytest.mark.parametrize("trouble", ["a run", "no health", "another endpoint", "a restart"])
+@pytest.mark.parametrize(
+    "trouble", ["a run", "a run at work", "no health", "another endpoint", "a restart"]
+)
 async def test_evidence_needs_every_round_to_fit(trouble: str) -> None:
     harness = Harness(exclusive=True)
     await harness.submitted(run_id="")
     if trouble == "a run":
         harness.runpod.health_says = health(in_queue=1)
+    elif trouble == "a run at work":
+        harness.runpod.health_says = health(in_progress=1)
     elif trouble == "no health":
         harness.runpod.health_says = RunPodUnavailable(502)
     elif trouble == "another endpoint":

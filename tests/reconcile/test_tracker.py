@@ -96,3 +96,37 @@ async def test_an_adopted_run_says_nothing_about_a_refused_key(harness: Harness)
     await harness.reconciler.webhook(job_id(), 1, body("run-9"))
     assert harness.gate.room == 0
     assert harness.readiness.status == "down"
+
+
+async def test_a_run_that_completed_without_its_video_is_asked_again(harness: Harness) -> None:
+    """Only what no later answer can better is kept as its end."""
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = seen(RunState.COMPLETED)
+    await harness.reconciler.tick()
+    assert harness.store.job().status is JobStatus.SUBMITTED
+    harness.runpod.runs["run-1"] = done()
+    await harness.pass_time(30)
+    assert harness.store.job().status is JobStatus.COMPLETED
+
+
+async def test_one_end_explains_one_run_of_health_however_often_it_is_seen() -> None:
+    harness = Harness(exclusive=True)
+    await harness.submitted(2)
+    await harness.submitted(1, run_id="")
+    harness.runpod.health_says = health(in_queue=1)
+    await harness.pass_time(20)
+    harness.store.set_sub(number=2, next_poll_at=1e9)
+    harness.runpod.runs["run-2"] = done("run-2")
+    for completed in (1, 2, 2, 2):
+        harness.runpod.health_says = health(completed=completed)
+        await harness.pass_time(20)
+    assert harness.store.sub().state is SubmissionState.UNKNOWN, "the second may be its run"
+
+
+async def test_a_run_whose_end_is_written_is_followed_no_more(harness: Harness) -> None:
+    await harness.submitted()
+    await harness.reconciler.tick()
+    assert [run.run_id for run in harness.tracker.on_endpoint("endpoint")] == ["run-1"]
+    harness.runpod.runs["run-1"] = done()
+    await harness.pass_time(30)
+    assert harness.tracker.on_endpoint("endpoint") == []

@@ -85,7 +85,14 @@ async def test_a_signature_of_the_old_secret_is_taken_during_a_rotation(site: Si
     assert (await site.hook(secret=SECRETS[1])).status_code == 200
 
 
-@pytest.mark.parametrize("mac", ["0" * 64, "x", signature(SECRETS[0], job_id(2), 1), "ü"])
+@pytest.mark.parametrize(
+    "mac",
+    [
+        "0" * 64, "x", "ü", signature(SECRETS[0], job_id(2), 1), signature(SECRETS[0], job_id(), 2),
+        signature("", job_id(), 1),
+    ],
+    ids=["zeros", "short", "odd", "of another job", "of another attempt", "without a secret"],
+)  # fmt: skip
 async def test_a_wrong_signature_is_not_found_and_reads_nothing(site: Site, mac: str) -> None:
     assert (await site.hook(mac=mac)).status_code == 404
     assert "case" not in site.store.calls

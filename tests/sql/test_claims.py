@@ -160,6 +160,44 @@ def test_the_daily_limit_counts_retries_and_deleted_jobs_and_forgets_after_a_day
     assert len(worker.claim(9, **limits)) == 1
 
 
+def test_the_daily_limit_looks_back_over_24_hours(database: Database, worker: Worker) -> None:
+    job = submitted(database, worker, user_id=ANN)
+    worker.end_run(job["id"], 1, "failed", status="failed", error_code="run_failed")
+    age(database, job["id"], "created_at", 86_340)
+    database.insert(user_id=ANN)
+    assert worker.claim(max_submissions_per_user_per_day=1) == []
+    age(database, job["id"], "created_at", 86_401)
+    assert len(worker.claim(max_submissions_per_user_per_day=1)) == 1
+
+
+def test_a_claim_and_the_submission_it_began_count_once_for_the_daily_limit(
+    database: Database, worker: Worker
+) -> None:
+    database.insert(user_id=ANN)
+    assert len(worker.begin(worker.claim_one())) == 1
+    for _ in range(2):
+        database.insert(user_id=ANN)
+    assert len(worker.claim(9, max_submissions_per_user_per_day=2)) == 1
+
+
+def test_a_lease_that_has_run_out_holds_its_users_places_until_it_is_recovered(
+    database: Database, worker: Worker
+) -> None:
+    """Its POST may be under way, so its run may be live."""
+    database.insert(user_id=ANN)
+    job = worker.claim_one()
+    worker.begin(job)
+    expire_lease(database, job["id"])
+    database.insert(user_id=ANN)
+    assert worker.claim(9, max_in_flight_per_user=1) == []
+    assert worker.claim(9, max_submissions_per_user_per_day=1) == []
+    age(database, job["id"], "next_poll_at", 1)
+    worker.recover()
+    assert worker.known(job["id"]).states == {"1": "unknown"}
+    assert worker.claim(9, max_in_flight_per_user=1) == []
+    assert len(worker.claim(9, max_in_flight_per_user=2)) == 1
+
+
 def test_a_refused_post_and_a_release_cost_the_user_nothing(
     database: Database, worker: Worker
 ) -> None:

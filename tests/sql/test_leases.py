@@ -130,10 +130,13 @@ def test_a_deleted_row_whose_sender_is_gone_becomes_unknown_too(
     assert (case.job, case.submissions[0].next_poll_in <= POLICY.soon) == (None, True)
 
 
+@pytest.mark.parametrize("status", ["preparing", "submitted", "running"])
 def test_a_row_without_any_record_of_its_run_does_not_wait_for_ever(
-    database: Database, worker: Worker
+    database: Database, worker: Worker, status: str
 ) -> None:
+    """Preparing: its submission was unknown, and nobody holds the row."""
     job = submitted(database, worker)
+    by_hand(database, "update public.video_jobs set status = %s", status)
     database.sql("delete from public.video_job_attempts")
     assert worker.recover() == []
     by_hand(database, "update public.video_jobs set updated_at = now() - interval '61 seconds'")
@@ -210,6 +213,28 @@ def test_a_lost_claim_begins_no_submission(
 ) -> None:
     job = claimed(database, worker)
     lost(database, worker, other, job)
+    assert worker.begin(job) == []
+    assert database.submissions(job["id"]) == []
+
+
+def test_only_the_owner_of_the_lease_begins_a_submission(
+    database: Database, worker: Worker, other: Worker
+) -> None:
+    """The attempt alone would do as long as nobody else ever learns of it."""
+    job = claimed(database, worker)
+    assert other.begin(job) == []
+    assert database.submissions(job["id"]) == []
+    assert len(worker.begin(job)) == 1
+
+
+@pytest.mark.parametrize("status", ["queued", "submitted", "running"])
+def test_nothing_begins_for_a_row_that_is_not_being_prepared(
+    database: Database, worker: Worker, status: str
+) -> None:
+    """Whatever it still says of a lease."""
+    job = claimed(database, worker)
+    alter(database, job["id"], f"status = '{status}'")
+    assert database.job(job["id"])["lease_owner"] == worker.owner
     assert worker.begin(job) == []
     assert database.submissions(job["id"]) == []
 

@@ -181,6 +181,18 @@ def test_inputs_are_fixed_from_the_claim_to_the_end(database: Database, column: 
             database.sql(statement, job["id"])
 
 
+def test_inputs_stay_fixed_when_the_job_is_in_line_again(
+    database: Database, worker: Worker
+) -> None:
+    """A submission of these inputs may have been made, and its video may still come."""
+    database.insert()
+    job = worker.claim_one()
+    worker.release(job)
+    assert database.job(job["id"])["status"] == "queued"
+    with pytest.raises(REFUSED, match="inputs of a job are fixed"):
+        database.sql("update public.video_jobs set prompt = 'x' where id = %s", job["id"])
+
+
 def test_inputs_are_corrected_in_the_same_update_that_retries(
     database: Database, worker: Worker
 ) -> None:

@@ -140,6 +140,32 @@ def test_a_browser_is_refused_what_is_not_its_own(database: Database, statement:
             database.role(role, statement, user=user)
 
 
+def test_an_update_of_everything_changes_only_ones_own(database: Database) -> None:
+    """Without a condition Postgres asks the policy of updates alone."""
+    theirs = database.insert(user_id=OWNER)
+    mine = database.insert(user_id=OTHER)
+    database.role(
+        "authenticated", "update public.video_jobs set cancel_requested = true", user=OTHER
+    )
+    assert database.job(theirs["id"])["status"] == "queued"
+    assert database.job(mine["id"])["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "table", ["video_job_attempts", "video_job_events", "video_job_migrations"]
+)
+def test_a_grant_by_mistake_still_shows_nothing(
+    database: Database, worker: Worker, table: str
+) -> None:
+    """As on older projects, whose defaults grant new tables to everybody."""
+    submitted(database, worker, user_id=OWNER)
+    count = f"select count(*) as found from public.{table}"
+    assert database.row(count)["found"] > 0
+    with database.connection.transaction(force_rollback=True):
+        database.sql(f"grant select on public.{table} to authenticated")
+        assert database.role("authenticated", count, user=OWNER) == [{"found": 0}]
+
+
 def test_anonymous_callers_get_nothing_at_all(database: Database) -> None:
     for statement in (
         "select * from public.video_jobs",

@@ -1,5 +1,7 @@
 """Afterwards anybody can tell what happened to a job, when and why."""
 
+import pytest
+
 from tests.postgres import Database
 from tests.sql.worker import Worker, ended, expire_lease, submitted
 
@@ -51,6 +53,20 @@ def test_a_crash_a_cancel_and_corrected_inputs_are_told_apart(
     assert database.events(job["id"]) == [
         "inserted", "inputs_changed", "claimed", "lease_expired", "claimed", "cancel_requested",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["unknown", "refused", "running", "completed", "failed", "cancelled", "lost", "expired"],
+)
+def test_each_state_of_a_submission_leaves_a_line(
+    database: Database, worker: Worker, state: str
+) -> None:
+    job = submitted(database, worker)
+    before = database.events(job["id"])
+    for _ in range(2):
+        worker.end_run(job["id"], job["attempt"], state)
+    assert database.events(job["id"]) == [*before, f"submission_{state}"]
 
 
 def test_nothing_worth_telling_writes_no_line(database: Database, worker: Worker) -> None:

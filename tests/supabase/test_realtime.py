@@ -327,6 +327,19 @@ async def test_several_rows_found_only_by_the_sweep_replace_a_silent_session():
         assert heard.listener.misses == 5
 
 
+async def test_misses_count_anew_in_a_new_session():
+    async with realtime() as server, listening(server.url) as heard:
+        for _ in range(2):
+            await heard.ready()
+            for _ in range(2):
+                heard.listener.missed()
+            session = heard.listener._session
+            assert session is not None
+            assert not session._ended.is_set()
+            session.end("the socket broke")
+        assert heard.listener.misses == 4
+
+
 async def test_a_row_from_before_the_listener_was_ready_is_not_a_miss():
     async with realtime() as server, listening(server.url) as heard:
         for _ in range(5):

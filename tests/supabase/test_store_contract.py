@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -359,6 +360,19 @@ async def test_progress_never_falls_and_an_ended_row_stays_ended(table: Table) -
     ended = (await write(table, end)).case
     with pytest.raises(StoreRefused):
         await table.store.write([change(ended, job={"status": "running"})])
+
+
+async def test_the_cost_of_a_late_run_is_added_to_an_ended_row(table: Table) -> None:
+    case = await accepted(table)
+    end = change(
+        case, attempt=1, sub={"state": "failed"},
+        job={"status": "failed", "error_code": "run_failed", "error_message": "It broke."},
+    )  # fmt: skip
+    ended = (await write(table, end)).case
+    paid = await write(table, change(ended, job={"cost_usd": "1.25"}))
+    assert paid.took
+    assert paid.case.job is not None
+    assert (paid.case.job.status.value, paid.case.job.cost_usd) == ("failed", Decimal("1.25"))
 
 
 @pytest.mark.parametrize("when", ["waiting", "claimed", "running"])

@@ -65,7 +65,7 @@ class EffectRunner:
                 task.cancel()
 
     def settle(self, decisions: Sequence[tuple[Case, Decision]], now: Sequence[Case]) -> None:
-        """Stop following runs that are closed in the table, also if another worker wrote their end."""
+        """Stop following runs that are closed in the table, also by another worker."""
         ended = {(c.job_id, attempt) for c, d in decisions for attempt in d.effects.ended}
         closed = {(c.job_id, s.attempt) for c in now for s in c.submissions if not s.state.open}
         for key in ended | closed:
