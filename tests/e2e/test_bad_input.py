@@ -146,7 +146,7 @@ async def test_a_run_that_completes_without_a_video_is_looked_at_again_then_fail
     assert (row["status"], row["error_code"]) == ("failed", "result_missing")
     assert row["video_url"] is None
     assert_readable(row)
-    assert looks.hits >= 3
+    assert looks.hits >= 2, "asked again at least once, however slow this machine is"
     assert len(world.runs_of(job_id)) == 1
 
 
