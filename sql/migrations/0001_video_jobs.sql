@@ -21,6 +21,13 @@ begin
         'Rename or drop that table, then run the migrations again.', ours;
     end if;
   end loop;
+  -- 0.1 counted submissions in a column; its tables are not carried over.
+  if exists (select 1 from pg_attribute a where a.attrelid = to_regclass('public.video_jobs')
+             and a.attname = 'submissions' and not a.attisdropped) then
+    raise exception 'This database was made by a version before 0.2, whose tables cannot be migrated. Export what you '
+      'need, run "drop table public.video_jobs, public.video_job_attempts, public.video_job_events, '
+      'public.video_job_migrations cascade", then run the migrations again.';
+  end if;
 end $$;
 
 create table if not exists public.video_job_migrations (

@@ -107,6 +107,22 @@ def test_a_foreign_table_stops_it_with_a_sentence_and_is_unchanged(
     assert dump(empty.url) == before
 
 
+def test_a_database_of_the_first_version_stops_it_with_a_sentence(empty: Database) -> None:
+    """Its tables have the same names, and functions with the same arguments answer otherwise."""
+    empty.sql("create table public.video_jobs (id uuid primary key, submissions integer)")
+    empty.sql("comment on table public.video_jobs is 'talking-head-worker: one row is one video.'")
+    done = psql(empty.url, *migrations())
+    assert "made by a version before 0.2" in done.stderr
+    assert "drop table public.video_jobs" in done.stderr
+    assert columns_of(empty) == {"id", "submissions"}
+
+
+def columns_of(database: Database) -> set[str]:
+    """The columns of video_jobs."""
+    query = "select column_name as name from information_schema.columns where table_name = %s"
+    return {str(row["name"]) for row in database.sql(query, "video_jobs")}
+
+
 def test_the_command_says_what_it_did(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", empty.url)
     assert run("--dry-run").stdout.splitlines() == [f"missing: {name}" for name in NAMES]

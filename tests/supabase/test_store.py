@@ -322,6 +322,15 @@ async def test_a_connection_that_breaks_is_an_outage(
             await store.stranded(5)
 
 
+async def test_functions_of_another_version_are_named_as_such() -> None:
+    """A database of 0.1 answers a claim with rows; nothing of it may be guessed."""
+    row = {"id": "99999999-9999-4999-8999-999999999999", "status": "preparing"}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=[row]))
+    async with store_at("http://gateway.test", "key", transport) as store:
+        with pytest.raises(StoreUnavailable, match="run the migrations"):
+            await store.claim(1, LIMITS)
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"null", b'{"message": "hello"}', b"[1]"])
 @pytest.mark.parametrize("ask", ["stranded", "claim", "take_due", "case"])
 async def test_an_answer_that_is_not_ours_is_an_outage(body: bytes, ask: str) -> None:

@@ -168,6 +168,8 @@ def _case(job_id: str, row: Mapping[str, Any]) -> Case:
 
 def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
     """Read a page; it keeps its length, so that the next page is asked for."""
+    if not all("job_id" in row for row in rows):
+        raise StoreUnavailable("The functions are of another version; run the migrations.")
     return [_case(row["job_id"], row) for row in rows]
 
 
