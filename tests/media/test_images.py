@@ -15,7 +15,6 @@ from PIL import Image, ImageCms
 from worker.jobs.errors import JobFailed
 from worker.media import images
 from worker.media.images import probe_image_file
-from worker.media.threads import WorkStopped
 
 RED, BLUE = (220, 30, 20), (20, 40, 200)
 MAX_PIXELS = 50_000_000
@@ -306,12 +305,3 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(name):
             data[place] ^= 0x5A
         with suppress(JobFailed):
             assert probe_image(io.BytesIO(bytes(data))).width > 0
-
-
-def test_work_nobody_waits_for_stops_before_the_pixels():
-    with pytest.raises(WorkStopped):
-        probe_image(io.BytesIO(FORMATS["JPEG"]()), stopped=lambda: True)
-    with pytest.raises(WorkStopped):
-        render_image(
-            io.BytesIO(FORMATS["JPEG"]()), size=(480, 640), fit="cover", stopped=lambda: True
-        )

@@ -22,6 +22,7 @@ from worker.commands.output import (
 )
 from worker.jobs.errors import JobFailed
 from worker.media.audio import probe_audio_file
+from worker.media.decoders import Decoders
 from worker.media.fetch import Fetcher
 from worker.media.images import probe_image_file
 from worker.media.inputs import InputMedia
@@ -29,7 +30,7 @@ from worker.plan.frames import in_seconds, plan_frames
 from worker.plan.media_facts import AudioFacts, ImageFacts
 from worker.plan.options import MAX_SEED, RequestedOptions
 from worker.plan.plan import Plan, make_plan, rounded
-from worker.policies import input_policy, read_template
+from worker.policies import decoder_limits, input_policy, read_template
 from worker.settings import Settings, load_planning_settings
 from worker.workflow.request import build_body
 
@@ -188,6 +189,7 @@ async def _probe(
     desk = InputMedia(
         policy=replace(input_policy(settings), media_bucket=None),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
+        decoders=Decoders(decoder_limits(settings)),
     )
     try:
         if audio.lower().startswith(_URL_STARTS):

@@ -23,10 +23,17 @@ from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
 from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.run import RunUpdate
+from worker.media.decoders import Decoders
 from worker.media.fetch import Fetcher
 from worker.media.inputs import InputMedia
 from worker.media.storage import ObjectName, StorageApi
-from worker.policies import input_policy, lifecycle_policy, own_addresses, read_template
+from worker.policies import (
+    decoder_limits,
+    input_policy,
+    lifecycle_policy,
+    own_addresses,
+    read_template,
+)
 from worker.reconcile.poller import Poller
 from worker.reconcile.tracker import RunTracker
 from worker.runpod.api import RunPodApi
@@ -277,6 +284,7 @@ def _input_media(context: Context) -> InputMedia:
         policy=replace(input_policy(settings), input_buckets=frozenset(buckets)),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
         storage=_storage(context),
+        decoders=Decoders(decoder_limits(settings)),
     )
 
 
