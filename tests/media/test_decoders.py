@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
@@ -21,6 +22,7 @@ from tests.media.hostile import jpeg_of_scans, m4a_of_samples, webp_of_pixels
 from tests.media.test_images import picture, saved
 from worker.jobs.errors import DecoderUnavailable, JobFailed
 from worker.media import decoder_process
+from worker.media.decoder import __main__ as real
 from worker.media.decoder.messages import DecoderFailure
 from worker.media.decoder_process import DecoderLimits, DecoderProcess, start_decoder
 from worker.media.decoders import IDLE_SECONDS, PART, Decoders
@@ -210,7 +212,7 @@ async def test_a_decoder_that_cannot_be_started_makes_the_job_wait(bench, names,
             patched.setattr(decoder_process, "COMMAND", ("/no/such/python",))
         with pytest.raises(DecoderUnavailable, match="keeps trying"):
             await made.probe()
-    assert made.readiness.reasons[0].startswith(f"{PART}: No decoder can be started: ")
+    assert made.readiness.reasons[0].startswith(f"{PART}: No decoder can work: ")
     assert (await made.probe()).width == 60
     assert made.readiness.reasons == []
 
@@ -229,6 +231,26 @@ async def test_running_out_of_open_files_makes_the_job_wait(bench, monkeypatch):
         patched.setattr(os, "open", none_left)
         with pytest.raises(DecoderUnavailable):
             await made.pool.probe_image(file, max_pixels=MAX_PIXELS)
+
+
+async def test_a_full_disk_makes_the_job_wait(monkeypatch):
+    fakes: list[Fake] = []
+    pool = pool_of(fakes, 1, monkeypatch)
+    task = asyncio.ensure_future(pool.probe_audio(io.BytesIO()))
+    await settled()
+    fakes[0].answers.put_nowait(DecoderFailure("machine"))
+    with pytest.raises(DecoderUnavailable):
+        await task
+    pool.close()
+
+
+def test_a_decoder_says_that_the_disk_is_full():
+    with stored(PNG) as file, Path("/dev/full").open("wb") as full:
+        options = {"size": [480, 480], "fit": "cover", "max_pixels": MAX_PIXELS}
+        numbers = [os.dup(file.fileno()), os.dup(full.fileno())]
+        file.seek(0)
+        answer = real._answer({"task": "render_image", "options": options}, numbers)
+    assert answer == {"failure": "machine"}
 
 
 async def test_a_cancelled_caller_ends_its_decoder(bench):

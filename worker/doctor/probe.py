@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import httpx
-from PIL import Image, ImageDraw
 
 from worker.dispatch.preparer import Preparer
 from worker.doctor.context import Context
@@ -290,6 +289,8 @@ def _input_media(context: Context) -> InputMedia:
 
 def _face() -> bytes:
     """Return a PNG with a drawn face: the model needs one to animate."""
+    from PIL import Image, ImageDraw  # not above: the daemon must not load it
+
     image = Image.new("RGB", (WIDTH, HEIGHT), (120, 140, 160))
     draw = ImageDraw.Draw(image)
     draw.ellipse((296, 40, 536, 400), fill=(225, 185, 155))

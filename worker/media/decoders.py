@@ -34,7 +34,7 @@ IDLE_SECONDS = 60.0
 """How long decoders without work are kept."""
 PART = "decoders"
 """The pool's name in the reasons of /readyz."""
-_NO_DECODER = "No decoder can be started at the moment; the service keeps trying."
+_NO_DECODER = "The file cannot be checked at the moment; the service keeps trying."
 _TOO_COMPLEX = {"memory": "memory", "cpu": "computing time", "time": "time"}
 
 
@@ -80,6 +80,11 @@ class Decoders:
         self._idle_timer: Timer | None = None
         self._lacking: tuple[str, ...] = ()
         self._closed = False
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The layers of confinement that the kernel does not have."""
+        return self._lacking
 
     async def probe_image(self, file: BinaryIO, *, max_pixels: int) -> ImageFacts:
         """Return the facts of an image file."""
@@ -140,6 +145,8 @@ class Decoders:
             return await self._work(await self._fresh(), task, file, into)
         except DecoderFailure as failure:
             log.warning("decoder.failed", task=task.name, reason=str(failure), fresh=True)
+            if failure.reason == "machine":
+                raise self._unavailable(str(failure)) from None
             raise _fault_of_the_file(task.kind, failure) from None
 
     async def _work(
@@ -152,6 +159,7 @@ class Decoders:
                 into.truncate()
             result = await decoder.run(task, file, into, seconds=self._limits.wall_seconds)
             usable = True
+            self._readiness.clear(PART)
             return result
         except JobFailed:
             usable = True
@@ -169,14 +177,13 @@ class Decoders:
             decoder = await self._start(self._limits)
         except DecoderUnavailable as error:
             raise self._unavailable(error.message) from error
-        self._readiness.clear(PART)
         if decoder.lacking and decoder.lacking != self._lacking:
             log.warning("decoder.less_confined", lacking=list(decoder.lacking))
         self._lacking = decoder.lacking
         return decoder
 
     def _unavailable(self, reason: str) -> DecoderUnavailable:
-        if self._readiness.report(PART, f"No decoder can be started: {reason}."):
+        if self._readiness.report(PART, f"No decoder can work: {reason}."):
             log.error("decoder.unavailable", reason=reason)
         return DecoderUnavailable(_NO_DECODER)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, BinaryIO, cast
 
 import av
@@ -62,14 +64,21 @@ def _answer(request: dict[str, Any], numbers: list[int]) -> dict[str, Any]:
     try:
         for number, mode in zip(numbers, ("rb", "wb"), strict=False):
             files.append(cast(BinaryIO, os.fdopen(number, mode)))
-        return {"result": work(*files, **request["options"])}
+        result = work(*files, **request["options"])
+        files[-1].flush()
+        return {"result": result}
     except JobFailed as error:
         return {"error": {"code": error.code, "message": error.message[:500]}}
     except MemoryError:
         return {"failure": "memory"}
+    except OSError as error:
+        if error.errno not in _TROUBLE_OF_THE_DISK:
+            raise
+        return {"failure": "machine"}
     finally:
         for file in files:
-            file.close()
+            with suppress(OSError):
+                file.close()
 
 
 def _probe_image(file: BinaryIO, *, max_pixels: int) -> dict[str, Any]:
@@ -88,6 +97,7 @@ def _render_audio(file: BinaryIO, into: BinaryIO, *, facts: object, seconds: obj
     render_audio(file, read_audio_facts(facts), seconds=read_fraction(seconds), into=into)
 
 
+_TROUBLE_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 _WORK: dict[str, Callable[..., dict[str, Any] | None]] = {
     "probe_image": _probe_image,
     "probe_audio": _probe_audio,

@@ -16,7 +16,7 @@ from worker.plan.policy import ImageFit
 from worker.plan.sizes import Size
 
 T = TypeVar("T")
-Reason = Literal["memory", "cpu", "time", "crash", "answer"]
+Reason = Literal["memory", "machine", "cpu", "time", "crash", "answer"]
 
 MOST_BYTES = 16 * 1024
 """The longest message."""
@@ -78,8 +78,8 @@ def request(task: Task[Any]) -> bytes:
 def read_answer(data: bytes, task: Task[T]) -> T:
     """Return the result of a task.
 
-    Raise JobFailed if the decoder refused the file, and DecoderFailure if it had too little memory
-    or the message is not one that a decoder sends.
+    Raise JobFailed if the decoder refused the file, and DecoderFailure if it had too little memory,
+    could not write, or the message is not one that a decoder sends.
     """
     try:
         answer = _json(data)
@@ -87,6 +87,8 @@ def read_answer(data: bytes, task: Task[T]) -> T:
             refused = _error(answer["error"], task.kind)
         elif answer == {"failure": "memory"}:
             raise DecoderFailure("memory")
+        elif answer == {"failure": "machine"}:
+            raise DecoderFailure("machine", "its output could not be written")
         elif answer.keys() == {"result"}:
             return task.read(answer["result"])
         else:
