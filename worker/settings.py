@@ -180,7 +180,7 @@ class Settings(BaseSettings):
         default=640,
         ge=64,
         le=65_536,
-        description="Most memory for decoding one file, in MiB; see docs/operating.md.",
+        description="Most memory for decoding one file, in MiB. The machine needs 300 more.",
     )
     decoder_cpu_seconds: int = Field(
         default=10, ge=1, le=600, description="Most CPU seconds for decoding one file."

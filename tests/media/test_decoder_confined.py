@@ -81,6 +81,12 @@ async def test_its_limits_and_privileges_are_set(decoder):
     assert {name.partition(":")[0] for name in opened} == {"/dev/null", "socket"}
 
 
+async def test_a_decoder_ends_by_itself_when_the_daemon_is_gone(decoder):
+    """Its socket is then closed, as here."""
+    decoder._channel.close()
+    assert decoder._process.wait() == 0
+
+
 async def test_every_format_decodes_in_confinement_as_outside():
     """No library looks for a file at first use, and the prepared inputs are the same bytes."""
     pool = Decoders()

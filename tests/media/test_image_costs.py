@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.media.hostile import jpeg_of_scans, webp_head, webp_of_pixels
 from worker.jobs.errors import JobFailed
-from worker.media.image_costs import MOST_SCANS, count_scans, refuse_costly_image, webp_size
+from worker.media.image_costs import MOST_SCANS, jpeg_scans, refuse_costly_image, webp_size
 
 PROGRESSIVE = jpeg_of_scans(10)
 WEBP = webp_of_pixels(40)
@@ -24,13 +24,14 @@ def refusal(data: bytes, max_pixels: int = 50_000_000) -> JobFailed:
 
 @pytest.mark.parametrize("scans", [10, 37, MOST_SCANS])
 def test_scans_of_a_progressive_jpeg_are_counted(scans):
-    assert count_scans(io.BytesIO(jpeg_of_scans(scans)), most=MOST_SCANS) == scans
+    assert jpeg_scans(io.BytesIO(jpeg_of_scans(scans))) == (scans, 64 * 64)
+    refuse_costly_image(io.BytesIO(jpeg_of_scans(scans)), max_pixels=50_000_000)
 
 
 def test_a_baseline_jpeg_has_one_scan_whatever_its_data_look_like():
     out = io.BytesIO()
     Image.effect_noise((400, 400), 90).save(out, "JPEG", quality=98, restart_marker_blocks=3)
-    assert count_scans(out, most=MOST_SCANS) == 1
+    assert jpeg_scans(out)[0] == 1
 
 
 def test_a_thumbnail_inside_the_file_is_not_counted():
@@ -38,12 +39,22 @@ def test_a_thumbnail_inside_the_file_is_not_counted():
     exif[0x010E] = jpeg_of_scans(80).decode("latin-1")
     out = io.BytesIO()
     Image.new("L", (64, 64)).save(out, "JPEG", exif=exif)
-    assert count_scans(out, most=MOST_SCANS) == 1
+    assert jpeg_scans(out)[0] == 1
 
 
 def test_thousands_of_scans_are_refused_without_decoding_any():
     error = refusal(jpeg_of_scans(5000))
     assert (error.code, str(MOST_SCANS) in error.message) == ("image_too_complex", True)
+
+
+def test_a_very_large_picture_may_have_fewer_scans():
+    """The size in the header is changed: no pixel is decoded here."""
+    data = bytearray(jpeg_of_scans(21))
+    frame = data.index(b"\xff\xc2") + 5
+    data[frame : frame + 4] = (7000).to_bytes(2, "big") * 2
+    assert "more than 20 scans" in refusal(bytes(data)).message
+    data[frame : frame + 4] = (6000).to_bytes(2, "big") * 2
+    refuse_costly_image(io.BytesIO(bytes(data)), max_pixels=50_000_000)
 
 
 def test_endless_segments_are_refused():
@@ -72,7 +83,7 @@ def test_cut_and_changed_jpegs_are_counted_within_bounds(cut, changes):
     data = bytearray(PROGRESSIVE)
     for place, value in changes.items():
         data[place] = value
-    assert 0 <= count_scans(io.BytesIO(bytes(data[:cut])), most=MOST_SCANS) <= MOST_SCANS + 1
+    assert 0 <= jpeg_scans(io.BytesIO(bytes(data[:cut])))[0] <= MOST_SCANS + 1
 
 
 @given(st.one_of(st.binary(max_size=64), st.integers(0, len(WEBP)).map(lambda cut: WEBP[:cut])))

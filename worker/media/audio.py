@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -94,12 +93,6 @@ def opened_audio(
         if not container.streams.audio:
             raise JobFailed("audio_unreadable", "The file has no sound in it.")
         yield container, container.streams.audio[0]
-
-
-def probe_audio_file(path: Path) -> AudioFacts:
-    """Return the facts of a local file; raise JobFailed as `probe_audio`."""
-    with path.open("rb") as file:
-        return probe_audio(file)
 
 
 def probe_audio(file: BinaryIO, *, max_seconds: int = MOST_SECONDS) -> AudioFacts:

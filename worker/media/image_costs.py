@@ -8,8 +8,9 @@ from typing import BinaryIO
 from worker.jobs.errors import JobFailed
 
 # Ordinary progressive files have 10 scans, unusual ones some 60. Each scan passes over the whole
-# picture, however few bytes it has.
-MOST_SCANS = 100
+# picture, however few bytes it has, so that very large pictures may have fewer.
+MOST_SCANS, ALWAYS_ALLOWED_SCANS = 100, 20
+MOST_SCANNED_PIXELS = 1_000_000_000
 # To open a WebP, its library takes four pictures' memory: at 16 bytes a pixel, 576 MB.
 MOST_WEBP_PIXELS = 36_000_000
 
@@ -19,6 +20,7 @@ _MOST_SEGMENTS = 10_000
 # segment. More than one FF may stand before its name.
 _NEXT_SEGMENT = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _END, _SCAN = 0xD9, 0xDA
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
@@ -29,11 +31,8 @@ def refuse_costly_image(file: BinaryIO, *, max_pixels: int) -> None:
     """
     file.seek(0)
     head = file.read(32)
-    if head[:2] == b"\xff\xd8" and count_scans(file, most=MOST_SCANS) > MOST_SCANS:
-        raise JobFailed(
-            "image_too_complex",
-            f"The JPEG has more than {MOST_SCANS} scans: save it again as an ordinary JPEG.",
-        )
+    if head[:2] == b"\xff\xd8":
+        _refuse_scans(*jpeg_scans(file))
     width, height = webp_size(head)
     if width * height > min(MOST_WEBP_PIXELS, max_pixels):
         most = min(MOST_WEBP_PIXELS, max_pixels)
@@ -44,23 +43,34 @@ def refuse_costly_image(file: BinaryIO, *, max_pixels: int) -> None:
     file.seek(0)
 
 
-def count_scans(file: BinaryIO, *, most: int) -> int:
-    """Return the number of scans of a JPEG, but stop counting above `most`."""
+def jpeg_scans(file: BinaryIO) -> tuple[int, int]:
+    """Return the number of scans of a JPEG and its pixels; counts no further than needed."""
     file.seek(2)
-    scans = 0
+    scans = pixels = 0
     for _ in range(_MOST_SEGMENTS):
         name = _next_segment(file)
-        if name is None or name == _END:
-            return scans
+        if name is None or name == _END or scans > MOST_SCANS:
+            return scans, pixels
         if name in _WITHOUT_LENGTH:
             continue
-        length = int.from_bytes(file.read(2), "big")
-        file.seek(max(length - 2, 0), 1)
-        if name == _SCAN:
-            scans += 1
-            if scans > most:
-                break
-    return most + 1
+        start = file.tell()
+        head = file.read(7)
+        if name in _FRAMES:
+            height, width = int.from_bytes(head[3:5], "big"), int.from_bytes(head[5:7], "big")
+            pixels = max(pixels, width * height)
+        scans += name == _SCAN
+        file.seek(start + max(int.from_bytes(head[:2], "big"), 2))
+    return MOST_SCANS + 1, pixels
+
+
+def _refuse_scans(scans: int, pixels: int) -> None:
+    allowed = max(MOST_SCANNED_PIXELS // max(pixels, 1), ALWAYS_ALLOWED_SCANS)
+    allowed = min(allowed, MOST_SCANS)
+    if scans > allowed:
+        raise JobFailed(
+            "image_too_complex",
+            f"The JPEG has more than {allowed} scans: save it again as an ordinary JPEG.",
+        )
 
 
 def _next_segment(file: BinaryIO) -> int | None:

@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import BinaryIO
 
 import pillow_heif
@@ -79,12 +78,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - the picture is good even if its EXIF is damaged
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1
-
-
-def probe_image_file(path: Path, *, max_pixels: int) -> ImageFacts:
-    """Return the facts of a local file; raise JobFailed as `probe_image`."""
-    with path.open("rb") as file:
-        return probe_image(file, max_pixels=max_pixels)
 
 
 def probe_image(file: BinaryIO, *, max_pixels: int) -> ImageFacts:
