@@ -20,11 +20,13 @@ from worker.dispatch.preparer import Preparer
 from worker.dispatch.submitter import Submitter
 from worker.jobs.errors import TransientError
 from worker.jobs.job import Job
+from worker.media.decoders import Decoders
 from worker.media.fetch import Fetcher
 from worker.media.inputs import InputMedia
 from worker.media.storage import StorageApi
 from worker.policies import (
     claim_limits,
+    decoder_limits,
     input_policy,
     lifecycle_policy,
     own_addresses,
@@ -87,6 +89,7 @@ class App:
             policy=input_policy(settings),
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
             storage=StorageApi(url=settings.supabase_url, key=key, client=http),
+            decoders=Decoders(decoder_limits(settings), readiness=self.readiness),
         )
         self.listener = RealtimeListener(
             url=settings.supabase_url,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worker.jobs.errors import WorkflowInvalid
 from worker.jobs.retry import LifecyclePolicy
+from worker.media.decoder_process import DecoderLimits
 from worker.media.inputs import InputPolicy
 from worker.ports import ClaimLimits
 from worker.runtime.data_files import node_contracts, workflow_file
@@ -40,6 +41,16 @@ def input_policy(settings: Settings) -> InputPolicy:
         input_buckets=frozenset(settings.input_buckets),
         media_bucket=settings.media_bucket or None,
         image_fit=settings.image_fit,
+    )
+
+
+def decoder_limits(settings: Settings) -> DecoderLimits:
+    """What decoding one file may cost."""
+    return DecoderLimits(
+        memory_mib=settings.decoder_memory_mib,
+        cpu_seconds=settings.decoder_cpu_seconds,
+        wall_seconds=settings.decoder_wall_seconds,
+        processes=settings.decoder_processes,
     )
 
 

@@ -176,6 +176,27 @@ class Settings(BaseSettings):
     max_audio_bytes: int = Field(
         default=50 * 1024 * 1024, ge=1024, description="Audio must be smaller than this."
     )
+    decoder_memory_mib: int = Field(
+        default=640,
+        ge=64,
+        le=65_536,
+        description="Most memory for decoding one file, in MiB. The machine needs 300 more.",
+    )
+    decoder_cpu_seconds: int = Field(
+        default=10, ge=1, le=600, description="Most CPU seconds for decoding one file."
+    )
+    decoder_wall_seconds: float = Field(
+        default=120,
+        ge=1,
+        le=3600,
+        description="Most seconds for decoding one file; waiting for a decoder does not count.",
+    )
+    decoder_processes: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Most files to decode at a time, only one image; never more than cores.",
+    )
     image_fit: Literal["cover", "contain", "blur"] = Field(
         default="cover",
         description="With MEDIA_BUCKET: how to fit an image of another aspect ratio.",

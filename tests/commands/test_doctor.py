@@ -79,7 +79,7 @@ async def test_a_library_without_heic_is_reported(
     def broken(_image: object) -> None:
         raise RuntimeError("no encoder")
 
-    monkeypatch.setattr("worker.doctor.local.pillow_heif.from_pillow", broken)
+    monkeypatch.setattr("pillow_heif.from_pillow", broken)
     result = (await backend.examine("media"))["media"]
     assert (result.level, "HEIC" in result.message) == ("fail", True)
     assert "requirements.lock" in result.fix

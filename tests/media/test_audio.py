@@ -10,9 +10,8 @@ import pytest
 from tests.data.media.sounds import film, sound
 from tests.media.loudness import loudness
 from worker.jobs.errors import JobFailed
-from worker.media.audio import PacketReader, opened_audio, probe_audio, probe_audio_file
+from worker.media.audio import PacketReader, opened_audio, probe_audio
 from worker.media.audio_header import claimed_seconds
-from worker.media.threads import WorkStopped
 
 SECONDS = 20.52
 MP3: dict[str, Any] = {"codec": "libmp3lame", "container": "mp3"}
@@ -101,7 +100,8 @@ def test_length_is_exactly_what_comfyui_decodes(make, seconds, header):
 def test_a_renamed_file_is_read_by_its_content(tmp_path):
     path = tmp_path / "really-m4a.mp3"
     path.write_bytes(sound(4, **M4A))
-    assert probe_audio_file(path).codec == "aac"
+    with path.open("rb") as file:
+        assert probe_audio(file).codec == "aac"
 
 
 def code_of(data: bytes, **limits) -> str:
@@ -215,19 +215,6 @@ def test_decoding_stops_at_the_limit_whatever_is_still_to_come():
     bomb = sound(120, codec="flac", container="flac", channels=[[(120, 0.0)]])
     assert len(bomb) < 200_000
     assert code_of(bomb, max_seconds=60) == "audio_too_long"
-
-
-def test_work_nobody_waits_for_stops_between_two_packets():
-    asked = 0
-
-    def stopped() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 10
-
-    with pytest.raises(WorkStopped):
-        probe_audio(io.BytesIO(sound(30, **MP3)), stopped=stopped)
-    assert asked == 11
 
 
 def test_odd_sample_rates_and_channel_counts_are_refused():

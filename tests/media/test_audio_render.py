@@ -12,7 +12,6 @@ from tests.data.media.sounds import film, sound
 from tests.media.loudness import loudness
 from worker.media.audio import probe_audio
 from worker.media.audio_render import render_audio
-from worker.media.threads import WorkStopped
 
 M4A: dict[str, Any] = {"codec": "aac", "container": "ipod"}
 
@@ -100,10 +99,3 @@ def test_a_length_between_two_samples_is_a_mistake_of_the_caller():
     source = io.BytesIO(sound(4))
     with pytest.raises(ValueError, match="whole number"):
         render_audio(source, probe_audio(source), seconds=Fraction(1, 44_101), into=io.BytesIO())
-
-
-def test_work_nobody_waits_for_stops():
-    source = io.BytesIO(sound(4))
-    facts = probe_audio(source)
-    with pytest.raises(WorkStopped):
-        render_audio(source, facts, seconds=Fraction(3), into=io.BytesIO(), stopped=lambda: True)

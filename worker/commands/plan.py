@@ -21,15 +21,14 @@ from worker.commands.output import (
     refusals,
 )
 from worker.jobs.errors import JobFailed
-from worker.media.audio import probe_audio_file
+from worker.media.decoders import Decoders
 from worker.media.fetch import Fetcher
-from worker.media.images import probe_image_file
 from worker.media.inputs import InputMedia
 from worker.plan.frames import in_seconds, plan_frames
 from worker.plan.media_facts import AudioFacts, ImageFacts
 from worker.plan.options import MAX_SEED, RequestedOptions
 from worker.plan.plan import Plan, make_plan, rounded
-from worker.policies import input_policy, read_template
+from worker.policies import decoder_limits, input_policy, read_template
 from worker.settings import Settings, load_planning_settings
 from worker.workflow.request import build_body
 
@@ -185,21 +184,25 @@ async def _probe(
                 "input_forbidden",
                 f"`plan` cannot read {given} from a bucket: give a local file or an https:// URL.",
             )
+    decoders = Decoders(decoder_limits(settings))
     desk = InputMedia(
         policy=replace(input_policy(settings), media_bucket=None),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
+        decoders=decoders,
     )
     try:
         if audio.lower().startswith(_URL_STARTS):
             sound = await desk.probe_audio(audio)
         else:
-            sound = probe_audio_file(_file(audio, "audio", settings.max_audio_bytes))
+            with _file(audio, "audio", settings.max_audio_bytes).open("rb") as file:
+                sound = await decoders.probe_audio(file)
         if image is None:
             return sound, None
         if image.lower().startswith(_URL_STARTS):
             return sound, await desk.probe_image(image)
-        path = _file(image, "image", settings.max_image_bytes)
-        return sound, probe_image_file(path, max_pixels=settings.max_image_pixels)
+        with _file(image, "image", settings.max_image_bytes).open("rb") as file:
+            most = settings.max_image_pixels
+            return sound, await decoders.probe_image(file, max_pixels=most)
     finally:
         desk.close()
 

@@ -8,18 +8,17 @@ import math
 import struct
 import wave
 from collections.abc import Mapping
-
-import pillow_heif
-from PIL import Image
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 from worker.doctor.context import Context
-from worker.doctor.result import Result, fail, ok
-from worker.jobs.errors import JobFailed, WorkflowInvalid
-from worker.media.audio import probe_audio
-from worker.media.images import probe_image
-from worker.policies import read_template
+from worker.doctor.result import Result, fail, ok, warn
+from worker.jobs.errors import DecoderUnavailable, JobFailed, WorkflowInvalid
+from worker.media.decoders import Decoders
+from worker.policies import decoder_limits, read_template
 
 RATE = 16_000
+_REINSTALL = "Reinstall the pinned packages: pip install -r requirements.lock."
 
 
 def judge_settings(problems: Mapping[str, str]) -> list[Result]:
@@ -55,29 +54,59 @@ async def check_template(context: Context) -> Result:
     return ok("template", f"It is valid ({template.sha256[:12]}){notes if number else ''}.")
 
 
-async def check_media(_context: Context) -> Result:
-    """Check that this machine decodes audio and HEIC images."""
-    return await asyncio.to_thread(_decode)
-
-
-def _decode() -> Result:
-    fix = "Reinstall the pinned packages: pip install -r requirements.lock."
+async def check_media(context: Context) -> Result:
+    """Check that decoders start, and decode audio and HEIC images."""
+    decoders = Decoders(decoder_limits(context.settings))
     try:
-        heard = probe_audio(io.BytesIO(sound(1.0)))
-    except JobFailed as error:
-        return fail("media", f"One second of audio cannot be decoded: {error.message}", fix)
+        return await _decode(decoders)
+    except DecoderUnavailable as error:
+        cause = str(error.__cause__ or error.message)
+        return fail("media", f"No decoder can be started: {cause}.", _REINSTALL)
+    finally:
+        decoders.close()
+
+
+async def _decode(decoders: Decoders) -> Result:
+    with TemporaryFile() as file:
+        file.write(sound(1.0))
+        file.flush()
+        try:
+            heard = await decoders.probe_audio(file)
+        except JobFailed as error:
+            return fail(
+                "media", f"One second of audio cannot be decoded: {error.message}", _REINSTALL
+            )
     if heard.seconds != 1:
-        return fail("media", f"One second of audio was decoded as {float(heard.seconds)} s.", fix)
-    try:
-        file = io.BytesIO()
-        pillow_heif.from_pillow(Image.new("RGB", (64, 64), "grey")).save(file)
-        file.seek(0)
-        probe_image(file, max_pixels=64 * 64)
-    except (JobFailed, OSError, RuntimeError, ValueError) as error:
         return fail(
-            "media", f"HEIC, the format of iPhones, cannot be read ({type(error).__name__}).", fix
+            "media", f"One second of audio was decoded as {float(heard.seconds)} s.", _REINSTALL
         )
-    return ok("media", "Audio and HEIC images are decoded.")
+    try:
+        with TemporaryFile() as file:
+            await asyncio.to_thread(_write_heic, file)
+            await decoders.probe_image(file, max_pixels=64 * 64)
+    except (JobFailed, OSError, RuntimeError, ValueError) as error:
+        reason = type(error).__name__
+        return fail("media", f"HEIC, the format of iPhones, cannot be read ({reason}).", _REINSTALL)
+    if decoders.lacking:
+        return warn(
+            "media",
+            f"Audio and HEIC images are decoded, but this kernel lacks {_names(decoders.lacking)}: "
+            "decoders are less confined.",
+            "Use a Linux kernel with Landlock and seccomp; see docs/security.md.",
+        )
+    return ok("media", "Audio and HEIC images are decoded, in confined processes.")
+
+
+def _names(layers: tuple[str, ...]) -> str:
+    return " and ".join(layer.capitalize() for layer in layers)
+
+
+def _write_heic(file: BinaryIO) -> None:
+    import pillow_heif  # not above: the daemon must not load it
+    from PIL import Image
+
+    pillow_heif.from_pillow(Image.new("RGB", (64, 64), "grey")).save(file)
+    file.flush()
 
 
 def sound(seconds: float) -> bytes:

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import httpx
-from PIL import Image, ImageDraw
 
 from worker.dispatch.preparer import Preparer
 from worker.doctor.context import Context
@@ -23,10 +22,17 @@ from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
 from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.run import RunUpdate
+from worker.media.decoders import Decoders
 from worker.media.fetch import Fetcher
 from worker.media.inputs import InputMedia
 from worker.media.storage import ObjectName, StorageApi
-from worker.policies import input_policy, lifecycle_policy, own_addresses, read_template
+from worker.policies import (
+    decoder_limits,
+    input_policy,
+    lifecycle_policy,
+    own_addresses,
+    read_template,
+)
 from worker.reconcile.poller import Poller
 from worker.reconcile.tracker import RunTracker
 from worker.runpod.api import RunPodApi
@@ -277,11 +283,14 @@ def _input_media(context: Context) -> InputMedia:
         policy=replace(input_policy(settings), input_buckets=frozenset(buckets)),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
         storage=_storage(context),
+        decoders=Decoders(decoder_limits(settings)),
     )
 
 
 def _face() -> bytes:
     """Return a PNG with a drawn face: the model needs one to animate."""
+    from PIL import Image, ImageDraw  # not above: the daemon must not load it
+
     image = Image.new("RGB", (WIDTH, HEIGHT), (120, 140, 160))
     draw = ImageDraw.Draw(image)
     draw.ellipse((296, 40, 536, 400), fill=(225, 185, 155))

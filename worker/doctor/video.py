@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-import av
-
 
 def judge_video(file: BinaryIO, frames: int, width: int, height: int) -> str | None:
     """Return what is wrong with the video, None if it is as requested."""
+    import av  # not above: the daemon must not load it
+
     try:
         with av.open(file, mode="r") as container:
             if not container.streams.video:

@@ -45,6 +45,12 @@ CODES: dict[str, CodeInfo] = {
         "The image has too many bytes or too many pixels.",
         "Send a smaller picture: below 10 MiB and below the pixel limit.",
     ),
+    "image_too_complex": _info(
+        "user",
+        False,
+        "Decoding the image takes more memory or time than permitted.",
+        "Save the picture again as an ordinary JPEG or PNG, or make it smaller.",
+    ),
     "audio_missing": _info(
         "user", False, "The job names no audio.", "Set audio_url and retry the job."
     ),
@@ -83,6 +89,12 @@ CODES: dict[str, CodeInfo] = {
         False,
         "The audio file has too many bytes.",
         "Send a compressed file below 50 MiB.",
+    ),
+    "audio_too_complex": _info(
+        "user",
+        False,
+        "Decoding the audio takes more memory or time than permitted.",
+        "Save the recording again as MP3, WAV or M4A in 48 kHz stereo.",
     ),
     "audio_not_aligned": _info(
         "user",
@@ -274,6 +286,12 @@ class InputUnavailable(TransientError):
             raise ValueError(f"unknown error code: {code}")
         super().__init__(message, retry_in=retry_in, code=code)
         self.slow = slow
+
+
+class DecoderUnavailable(TransientError):
+    """This machine cannot start a process that decodes media, or open a file for it."""
+
+    code = "decoder_unavailable"
 
 
 class RunPodUnavailable(TransientError):

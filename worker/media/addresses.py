@@ -8,13 +8,12 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import httpx
 
 from worker.jobs.errors import InputUnavailable, JobFailed
+from worker.media.first_look import Kind
 
-Kind = Literal["image", "audio"]
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 

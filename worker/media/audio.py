@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -14,9 +13,15 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from worker.jobs.errors import JobFailed
+from worker.media.audio_costs import (
+    refuse_costly_audio,
+    refuse_length,
+    refuse_samples,
+    refuse_shape,
+)
 from worker.media.audio_header import claimed_seconds
 from worker.media.audio_levels import LevelMeter
-from worker.media.threads import Stopped, WorkStopped, never, refuse_text
+from worker.media.first_look import refuse_text
 from worker.plan.media_facts import AudioFacts, is_truncated, judge_levels
 
 _FORMATS = (
@@ -34,8 +39,7 @@ _CODECS = (
     "pcm_u24le,pcm_u32be,pcm_u32le,pcm_f16le,pcm_f24le,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le"
 )
 _MOST_BAD_PACKETS = 1000
-_RATES = range(4000, 384_001)
-_MOST_CHANNELS = 16
+MOST_SECONDS = 600
 
 
 class _LocalBytes:
@@ -61,9 +65,12 @@ def _open_nothing_else(url: str, flags: int, options: dict[str, str]) -> None:
 
 
 @contextmanager
-def opened_audio(file: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]:
+def opened_audio(
+    file: BinaryIO, *, max_seconds: int = MOST_SECONDS
+) -> Iterator[tuple[InputContainer, AudioStream]]:
     """Open local bytes and their first sound; raise JobFailed for playlists and other formats."""
     refuse_text(file, kind="audio")
+    refuse_costly_audio(file, max_seconds=max_seconds)
     try:
         container = av.open(
             _LocalBytes(file),
@@ -76,6 +83,8 @@ def opened_audio(file: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]
                 "codec_whitelist": _CODECS,
             },
         )
+    except MemoryError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise JobFailed(
             "audio_unreadable", "The audio file has no format that can be decoded."
@@ -86,30 +95,22 @@ def opened_audio(file: BinaryIO) -> Iterator[tuple[InputContainer, AudioStream]]
         yield container, container.streams.audio[0]
 
 
-def probe_audio_file(path: Path) -> AudioFacts:
-    """Return the facts of a local file; raise JobFailed as `probe_audio`."""
-    with path.open("rb") as file:
-        return probe_audio(file)
-
-
-def probe_audio(file: BinaryIO, *, max_seconds: int = 600, stopped: Stopped = never) -> AudioFacts:
+def probe_audio(file: BinaryIO, *, max_seconds: int = MOST_SECONDS) -> AudioFacts:
     """Decode a file to its end and return its facts.
 
     Raise JobFailed if nothing can be rendered from it or it is longer than `max_seconds`, and
-    WorkStopped as soon as `stopped` returns true.
+    MemoryError if the process may not have the memory for it.
     """
-    with opened_audio(file) as (container, stream):
+    with opened_audio(file, max_seconds=max_seconds) as (container, stream):
         rate, channels = _declared(stream)
         meter = LevelMeter()
-        reader = PacketReader(container, stream, stopped=stopped)
+        reader = PacketReader(container, stream)
         elements = 0
         for frame in reader.frames():
             # ComfyUI folds what it decodes into the declared number of channels.
             elements += frame.samples * frame.layout.nb_channels
-            if elements > max_seconds * rate * channels:
-                raise JobFailed(
-                    "audio_too_long", f"The audio is longer than {max_seconds // 60} minutes."
-                )
+            refuse_length(Fraction(elements, rate * channels), max_seconds=max_seconds)
+            refuse_samples(elements)
             meter.feed(frame)
         claimed = claimed_seconds(file, container, stream)
         codec = stream.codec_context.name
@@ -144,12 +145,7 @@ def _declared(stream: AudioStream) -> tuple[int, int]:
             "audio_unreadable", "The sound is protected, or has a format that cannot be decoded."
         )
     rate, channels = context.sample_rate, context.layout.nb_channels
-    if rate not in _RATES or not 1 <= channels <= _MOST_CHANNELS:
-        raise JobFailed(
-            "audio_unreadable",
-            f"The audio states {rate} samples a second in {channels} channels: "
-            "it is damaged, protected or not meant for listening.",
-        )
+    refuse_shape(rate, channels)
     return rate, channels
 
 
@@ -163,12 +159,9 @@ def _truncated_message(seconds: Fraction, claimed: Fraction | None) -> str:
 class PacketReader:
     """Decodes packet by packet, so that one damaged packet does not end the file."""
 
-    def __init__(
-        self, container: InputContainer, stream: AudioStream, *, stopped: Stopped = never
-    ) -> None:
+    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
         self._container = container
         self._stream = stream
-        self._stopped = stopped
         self._shape: tuple[int, int] | None = None
         self.good_packets = 0
         self.bad_packets = 0
@@ -177,13 +170,13 @@ class PacketReader:
         """Yield every frame up to the end; then `bad_packets` is the number of packets left out."""
         packets = self._container.demux(self._stream)
         while True:
-            if self._stopped():
-                raise WorkStopped
             try:
                 packet = next(packets, None)
                 frames = [] if packet is None else packet.decode()
             except av.error.EOFError:
                 return
+            except MemoryError:
+                raise
             except (av.error.FFmpegError, ValueError):
                 self._count_bad()
                 continue

@@ -11,7 +11,6 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
 from worker.media.audio import PacketReader, opened_audio
-from worker.media.threads import Stopped, never
 from worker.plan.frames import FRAME_RATE
 from worker.plan.media_facts import AudioFacts
 
@@ -21,18 +20,8 @@ _BYTES = 2
 _STEP = 4096
 
 
-def render_audio(
-    file: BinaryIO,
-    facts: AudioFacts,
-    *,
-    seconds: Fraction,
-    into: BinaryIO,
-    stopped: Stopped = never,
-) -> None:
-    """Write a FLAC of exactly `seconds`, cut or followed by silence, its voice in channel 0.
-
-    Raise WorkStopped as soon as `stopped` returns true.
-    """
+def render_audio(file: BinaryIO, facts: AudioFacts, *, seconds: Fraction, into: BinaryIO) -> None:
+    """Write a FLAC of exactly `seconds`, cut or followed by silence, its voice in channel 0."""
     rate = _rate(facts.sample_rate)
     wanted = seconds * rate
     if wanted.denominator != 1:
@@ -42,7 +31,7 @@ def render_audio(
     with av.open(into, mode="w", format="flac") as output:
         stream = output.add_stream("flac", rate=rate, layout=layout)
         position = 0
-        for planes in _exactly(_planes(file, facts, rate, layout, stopped), int(wanted), mono):
+        for planes in _exactly(_planes(file, facts, rate, layout), int(wanted), mono):
             frame = AudioFrame(format="s16p", layout=layout, samples=len(planes[0]) // _BYTES)
             frame.sample_rate = rate
             frame.time_base = Fraction(1, rate)
@@ -61,13 +50,11 @@ def _rate(source: int) -> int:
     return source if fits else _HIGHEST_RATE
 
 
-def _planes(
-    file: BinaryIO, facts: AudioFacts, rate: int, layout: str, stopped: Stopped
-) -> Iterator[list[bytes]]:
+def _planes(file: BinaryIO, facts: AudioFacts, rate: int, layout: str) -> Iterator[list[bytes]]:
     """Yield the decoded 16-bit samples: a list with the bytes of each channel of the result."""
     with opened_audio(file) as (container, stream):
         resampler: AudioResampler | None = None
-        for frame in PacketReader(container, stream, stopped=stopped).frames():
+        for frame in PacketReader(container, stream).frames():
             if resampler is None:
                 # The voice channel is taken alone: mixed with silent ones it would be less loud.
                 mixed = layout if facts.voice_channel is None else frame.layout.name

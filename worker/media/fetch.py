@@ -13,7 +13,6 @@ import httpx
 
 from worker.jobs.errors import InputUnavailable, JobFailed
 from worker.media.addresses import (
-    Kind,
     Resolver,
     Target,
     checked_addresses,
@@ -21,6 +20,7 @@ from worker.media.addresses import (
     resolve,
     show,
 )
+from worker.media.first_look import Kind
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})

@@ -6,14 +6,14 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import BinaryIO
 
 import pillow_heif
 from PIL import Image, ImageCms, ImageFilter, ImageOps
 
 from worker.jobs.errors import JobFailed, WorkerError
-from worker.media.threads import Stopped, WorkStopped, never, refuse_text
+from worker.media.first_look import refuse_text
+from worker.media.image_costs import refuse_costly_image
 from worker.plan.media_facts import ImageFacts
 from worker.plan.policy import ImageFit
 from worker.plan.sizes import Size
@@ -31,6 +31,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _FULL_SCALES = {"I": (255.0, 65_535.0), "F": (1.0, 255.0, 65_535.0)}
+_LARGE_PIXELS = 24_000_000
+_REDUCED = frozenset({"RGB", "RGBA", "L", "LA", "CMYK"})
 _WHITE = (255, 255, 255)
 _BARS = (0, 0, 0)
 # A face sits above the middle of a portrait: cut more from below than from above.
@@ -49,6 +51,7 @@ def _opened(file: BinaryIO, *, max_pixels: int) -> Iterator[Image.Image]:
     """Open by content and check the size; raise JobFailed for every error of a decoder."""
     _prepare_pillow()
     refuse_text(file, kind="image")
+    refuse_costly_image(file, max_pixels=max_pixels)
     try:
         with Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
@@ -58,9 +61,11 @@ def _opened(file: BinaryIO, *, max_pixels: int) -> Iterator[Image.Image]:
                     f"The image has {width}x{height} pixels; at most {max_pixels:,} are accepted.",
                 )
             yield image
-    except (WorkerError, WorkStopped):
+    except (WorkerError, MemoryError):
         raise
     except Exception as error:
+        if "memory" in str(error).lower():
+            raise MemoryError from error
         # On a damaged file Pillow's decoders raise errors of any type.
         raise JobFailed(
             "image_unreadable", "The image is damaged, or has no format that can be decoded."
@@ -75,25 +80,17 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
-def probe_image_file(path: Path, *, max_pixels: int) -> ImageFacts:
-    """Return the facts of a local file; raise JobFailed as `probe_image`."""
-    with path.open("rb") as file:
-        return probe_image(file, max_pixels=max_pixels)
-
-
-def probe_image(file: BinaryIO, *, max_pixels: int, stopped: Stopped = never) -> ImageFacts:
+def probe_image(file: BinaryIO, *, max_pixels: int) -> ImageFacts:
     """Decode an image once, at a small scale if its format can, and return its facts.
 
-    Raise JobFailed if it cannot be decoded or has more than `max_pixels`, and WorkStopped if
-    `stopped` returns true.
+    Raise JobFailed if it cannot be decoded or has more than `max_pixels`, and MemoryError if the
+    process may not have the memory for it.
     """
     with _opened(file, max_pixels=max_pixels) as image:
         width, height = image.size
         turn = _orientation(image)
         if turn in _TURNED_SIDEWAYS:
             width, height = height, width
-        if stopped():
-            raise WorkStopped
         animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         # This reads the whole file, which finds incomplete uploads, but an eighth of the pixels.
         image.draft(image.mode, (1, 1))
@@ -113,7 +110,6 @@ def render_image(
     size: Size,
     fit: ImageFit,
     max_pixels: int,
-    stopped: Stopped = never,
 ) -> bytes:
     """Return an upright sRGB JPEG of exactly `size`; raise as `probe_image`."""
     with _opened(file, max_pixels=max_pixels) as image:
@@ -122,16 +118,22 @@ def render_image(
             width, height = size[::-1] if turn in _TURNED_SIDEWAYS else size
             image.draft(image.mode, (width, height))
         image.load()
-        if stopped():
-            raise WorkStopped
-        picture = _to_srgb(image)
+        picture = _to_srgb(_lighter(image, size[::-1] if turn in _TURNED_SIDEWAYS else size))
         if turn in _TURNS:
             picture = picture.transpose(_TURNS[turn])
-        if stopped():
-            raise WorkStopped
         out = io.BytesIO()
         _fitted(picture, size, fit).save(out, "JPEG", quality=95, subsampling=0)
         return out.getvalue()
+
+
+def _lighter(image: Image.Image, size: Size) -> Image.Image:
+    """Return a very large picture at half its sides or less, as long as `size` fits into it.
+
+    Each step of the conversion needs a copy.
+    """
+    factor = min(image.width // size[0], image.height // size[1])
+    large = image.width * image.height > _LARGE_PIXELS
+    return image.reduce(factor) if large and factor > 1 and image.mode in _REDUCED else image
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

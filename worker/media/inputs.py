@@ -11,20 +11,18 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 from uuid import UUID
 
-from worker.jobs.errors import InputUnavailable, JobFailed
-from worker.media.addresses import Kind
-from worker.media.audio import probe_audio
+from worker.jobs.errors import JobFailed
+from worker.media.decoders import Decoders
 from worker.media.fetch import DOWNLOAD_SECONDS, Fetcher
-from worker.media.images import probe_image
+from worker.media.first_look import Kind
 from worker.media.prepared import PreparedStore, RenderPlan
 from worker.media.storage import SCHEME, ObjectName, StorageApi, parse_storage_url
-from worker.media.threads import MediaThreads, both
+from worker.media.together import both
 from worker.plan.media_facts import AudioFacts, ImageFacts, PublishedInputs
 from worker.plan.policy import ImageFit
 
 # RunPod counts a run's ttl by its own clock, and the handler may download at the end of it.
 _SIGNED_LONGER_SECONDS = 900
-_PROBE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +55,7 @@ class OpenedMedia:
 
 
 class InputMedia:
-    """Opens, publishes and removes the inputs of jobs; owns the threads that decode media."""
+    """Opens, publishes and removes the inputs of jobs; owns the decoders."""
 
     def __init__(
         self,
@@ -65,26 +63,26 @@ class InputMedia:
         policy: InputPolicy,
         fetcher: Fetcher,
         storage: StorageApi | None = None,
-        threads: MediaThreads | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
         self._policy = policy
         self._fetcher = fetcher
         self._storage = storage
-        self._threads = threads or MediaThreads()
+        self._decoders = decoders or Decoders()
         self._open = asyncio.Semaphore(policy.max_open)
         self._prepared: PreparedStore | None = None
         if policy.media_bucket is not None:
             self._prepared = PreparedStore(
                 bucket=policy.media_bucket,
                 storage=self._stored(),
-                threads=self._threads,
+                decoders=self._decoders,
                 fit=policy.image_fit,
                 max_pixels=policy.max_image_pixels,
             )
 
     def close(self) -> None:
-        """Stop the threads."""
-        self._threads.close()
+        """End the decoders."""
+        self._decoders.close()
 
     @asynccontextmanager
     async def open(
@@ -92,7 +90,8 @@ class InputMedia:
     ) -> AsyncIterator[OpenedMedia]:
         """Fetch and decode both inputs.
 
-        Raise JobFailed, or InputUnavailable if another try may help.
+        Raise JobFailed, InputUnavailable if another try may help, or DecoderUnavailable if no
+        decoder can be started.
         """
         user = None if user_id is None else str(user_id)
         image_source = self._source("image", image_url, user)
@@ -140,15 +139,11 @@ class InputMedia:
     async def _image(self, source: str | ObjectName, file: BinaryIO) -> ImageFacts:
         await self._fetch(source, "image", self._policy.max_image_bytes, file)
         limit = self._policy.max_image_pixels
-        async with _within(_PROBE_SECONDS, "image"):
-            return await self._threads.run_image(
-                lambda stopped: probe_image(file, max_pixels=limit, stopped=stopped)
-            )
+        return await self._decoders.probe_image(file, max_pixels=limit)
 
     async def _audio(self, source: str | ObjectName, file: BinaryIO) -> AudioFacts:
         await self._fetch(source, "audio", self._policy.max_audio_bytes, file)
-        async with _within(_PROBE_SECONDS, "audio"):
-            return await self._threads.run(lambda stopped: probe_audio(file, stopped=stopped))
+        return await self._decoders.probe_audio(file)
 
     async def _fetch(
         self, source: str | ObjectName, kind: Kind, limit: int, file: BinaryIO
@@ -229,14 +224,3 @@ def _refuse_unprepared(media: OpenedMedia) -> None:
             f"The audio is damaged in {media.audio.bad_packets} places, where the GPU worker would "
             "stop: export it again. If the operator sets MEDIA_BUCKET, damaged parts are left out.",
         )
-
-
-@asynccontextmanager
-async def _within(seconds: float, kind: Kind) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise InputUnavailable(
-            f"{kind}_unreadable", f"The {kind} could not be decoded within {seconds:g} s."
-        ) from error

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from tempfile import TemporaryFile
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from worker.jobs.errors import StoreUnavailable
-from worker.media.audio_render import render_audio
-from worker.media.images import render_image
+from worker.media.decoders import Decoders
 from worker.media.storage import ObjectName, StorageApi
-from worker.media.threads import MediaThreads
 from worker.plan.frames import FRAME
 from worker.plan.media_facts import AudioFacts
 from worker.plan.policy import ImageFit
@@ -54,13 +51,13 @@ class PreparedStore:
         *,
         bucket: str,
         storage: StorageApi,
-        threads: MediaThreads,
+        decoders: Decoders,
         fit: ImageFit,
         max_pixels: int,
     ) -> None:
         self._bucket = bucket
         self._storage = storage
-        self._threads = threads
+        self._decoders = decoders
         self._fit = fit
         self._max_pixels = max_pixels
 
@@ -74,19 +71,22 @@ class PreparedStore:
 
     async def put_image(self, name: ObjectName, file: BinaryIO, plan: RenderPlan) -> None:
         """Upload an upright sRGB image of exactly the render size."""
-        size = (plan.width, plan.height)
-        work = partial(render_image, file, size=size, fit=self._fit, max_pixels=self._max_pixels)
-        data = await self._threads.run_image(lambda stopped: work(stopped=stopped))
-        await self._storage.upload(name, data, content_type="image/jpeg")
+        with TemporaryFile() as into:
+            await self._decoders.render_image(
+                file,
+                size=(plan.width, plan.height),
+                fit=self._fit,
+                max_pixels=self._max_pixels,
+                into=into,
+            )
+            await self._storage.upload(name, into, content_type="image/jpeg")
 
     async def put_audio(
         self, name: ObjectName, file: BinaryIO, facts: AudioFacts, plan: RenderPlan
     ) -> None:
         """Upload audio of exactly as many samples as the frames last."""
-        seconds = plan.frames * FRAME
         with TemporaryFile() as into:
-            work = partial(render_audio, file, facts, seconds=seconds, into=into)
-            await self._threads.run(lambda stopped: work(stopped=stopped))
+            await self._decoders.render_audio(file, facts, seconds=plan.frames * FRAME, into=into)
             await self._storage.upload(name, into, content_type="audio/flac")
 
     async def discard(self, objects: Sequence[str]) -> None:

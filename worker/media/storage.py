@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -14,14 +15,15 @@ from urllib.parse import quote
 import httpx
 
 from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable
-from worker.media.addresses import Kind
 from worker.media.fetch import copy_body, retry_after
+from worker.media.first_look import Kind
 
 SCHEME = "storage://"
 # The characters that Supabase Storage accepts in an object's name.
 _NAME = re.compile(r"[A-Za-z0-9_/!.\-*'() &$@=;:+,?]{1,1024}")
 _BUCKET = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 _PAGE = 100
+_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,12 +124,19 @@ class StorageApi:
         return self._base + signed
 
     async def upload(self, name: ObjectName, data: bytes | BinaryIO, *, content_type: str) -> None:
-        """Store an object, replacing one of the same name; raise StoreUnavailable if that fails."""
+        """Store an object, replacing one of the same name; raise StoreUnavailable if that fails.
+
+        A file is sent from its start in small pieces, so that it is never in memory as a whole.
+        """
+        headers = {"Content-Type": content_type, "x-upsert": "true"}
+        content: bytes | AsyncIterator[bytes]
+        if isinstance(data, bytes):
+            content = data
+        else:
+            headers["Content-Length"] = str(data.seek(0, io.SEEK_END))
+            content = _pieces(data)
         response = await self._call(
-            "POST",
-            f"object/{name.quoted}",
-            content=data if isinstance(data, bytes) else data.read(),
-            headers={"Content-Type": content_type, "x-upsert": "true"},
+            "POST", f"object/{name.quoted}", content=content, headers=headers
         )
         if response.status_code != 200:
             raise StoreUnavailable(
@@ -188,6 +197,12 @@ class StorageApi:
                 retry_in=retry_after(response),
             )
         return response
+
+
+async def _pieces(file: BinaryIO) -> AsyncIterator[bytes]:
+    file.seek(0)
+    while piece := file.read(_PIECE):
+        yield piece
 
 
 def _json(response: httpx.Response) -> Mapping[str, Any]:

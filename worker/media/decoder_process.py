@@ -1,0 +1,168 @@
+"""One decoder as the daemon sees it: started, given a task, killed when it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import worker
+from worker.jobs.errors import DecoderUnavailable
+from worker.media.decoder.messages import (
+    MOST_BYTES,
+    DecoderFailure,
+    Task,
+    read_answer,
+    read_hello,
+    request,
+)
+
+T = TypeVar("T")
+COMMAND = (sys.executable, "-P", "-s", "-m", "worker.media.decoder")
+_START_SECONDS = 60.0
+# All that a decoder knows of its surroundings. The last three: no reserve of memory for each
+# thread, and what a large picture needed goes back to the system when it is freed.
+_ENVIRONMENT = {
+    "PYTHONPATH": str(Path(worker.__file__).parents[1]),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderLimits:
+    """What decoding may use; each limit but `processes` is for one file.
+
+    `memory_mib` is beyond what a decoder needs by itself. `wall_seconds` count while a decoder
+    works on the file, never while the file waits for one. A decoder is replaced after `jobs`.
+    """
+
+    memory_mib: int = 640
+    cpu_seconds: int = 10
+    wall_seconds: float = 120.0
+    processes: int = 2
+    jobs: int = 50
+
+
+class DecoderProcess:
+    """A running decoder; `jobs` is the number of tasks that it has been given."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self._process = process
+        self._channel = channel
+        self.jobs = 0
+        self.lacking: tuple[str, ...] = ()
+
+    @property
+    def pid(self) -> int:
+        """The process' id."""
+        return self._process.pid
+
+    async def run(
+        self, task: Task[T], file: BinaryIO, into: BinaryIO | None, *, seconds: float
+    ) -> T:
+        """Return the result of a task on an open file; its output goes into the other one.
+
+        Raise JobFailed if the decoder refuses the file, DecoderFailure if it does not answer
+        within `seconds`, ends or answers nonsense, and OSError if no file can be opened.
+        """
+        self.jobs += 1
+        source = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            files = [source] if into is None else [source, into.fileno()]
+            socket.send_fds(self._channel, [request(task)], files)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._ended() from None
+        finally:
+            os.close(source)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._receive()
+        except TimeoutError:
+            raise DecoderFailure("time", f"no answer within {seconds:g} s") from None
+        if not answer:
+            raise self._ended()
+        return read_answer(answer, task)
+
+    async def greet(self, seconds: float) -> None:
+        """Wait until the process is confined and ready; raise DecoderUnavailable if it fails."""
+        try:
+            async with asyncio.timeout(seconds):
+                self.lacking = read_hello(await self._receive())
+        except TimeoutError:
+            raise DecoderUnavailable(f"it was not ready within {seconds:g} s") from None
+        except ValueError:
+            raise DecoderUnavailable(f"it ended while it started ({self._ended()})") from None
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._channel.close()
+        self._process.kill()
+
+    def reaped(self) -> bool:
+        """Return whether a killed process is gone, without waiting."""
+        return self._process.poll() is not None
+
+    def wait(self) -> None:
+        """Wait until a killed process is gone."""
+        self._process.wait()
+
+    async def _receive(self) -> bytes:
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._channel, MOST_BYTES + 1)
+        except ConnectionResetError:
+            return b""
+
+    def _ended(self) -> DecoderFailure:
+        """Return why the process closed its socket: it is ending, so this waits for no work."""
+        self._process.kill()
+        code = self._process.wait()
+        if code == -signal.SIGXCPU:
+            return DecoderFailure("cpu", "all its CPU seconds were used")
+        return DecoderFailure("crash", f"exit code {code}")
+
+
+async def start_decoder(
+    limits: DecoderLimits, *, command: tuple[str, ...] = COMMAND
+) -> DecoderProcess:
+    """Start a decoder and wait until it is ready; raise DecoderUnavailable if that fails."""
+    try:
+        decoder = _spawn(command, limits)
+    except OSError as error:
+        raise DecoderUnavailable(error.strerror or type(error).__name__) from error
+    try:
+        await decoder.greet(_START_SECONDS)
+    except BaseException:
+        decoder.kill()
+        decoder.wait()
+        raise
+    return decoder
+
+
+def _spawn(command: tuple[str, ...], limits: DecoderLimits) -> DecoderProcess:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    numbers = (theirs.fileno(), limits.memory_mib * 1024 * 1024, limits.cpu_seconds, limits.jobs)
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [*command, *map(str, numbers)],
+                **options,
+                env=_ENVIRONMENT,
+                cwd="/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    ours.setblocking(False)
+    return DecoderProcess(process, ours)
