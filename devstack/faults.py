@@ -35,6 +35,8 @@ class Rule:
     times: int | None = None
     probability: float = 1.0
     hits: int = 0
+    # Requests that have reached the moment that `when` names.
+    reached: int = 0
     random: random.Random = field(default_factory=lambda: random.Random(0))
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -73,7 +75,13 @@ class Faults:
 
     def add(self, spec: Mapping[str, object]) -> Rule:
         """Add a rule from its JSON form; raise ValueError if it is invalid."""
-        known = {*Rule.__dataclass_fields__, "seed"} - {"id", "hits", "random", "released"}
+        known = {*Rule.__dataclass_fields__, "seed"} - {
+            "id",
+            "hits",
+            "reached",
+            "random",
+            "released",
+        }
         if unknown := set(spec) - known:
             raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
         values = cast("dict[str, Any]", dict(spec))
@@ -112,11 +120,14 @@ class Faults:
             self.remove(rule_id)
 
     async def wait_hit(self, rule_id: str, *, count: int = 1, timeout: float = 20) -> bool:
-        """Wait until a rule has matched `count` requests; return False after `timeout` seconds."""
+        """Wait until `count` requests reached the rule's moment; False after `timeout` seconds.
+
+        For "after" that is when the app has handled the request: it took, and cannot be undone.
+        """
         rule = self._rules[rule_id]
         try:
             async with asyncio.timeout(timeout), self._hit:
-                await self._hit.wait_for(lambda: rule.hits >= count)
+                await self._hit.wait_for(lambda: rule.reached >= count)
         except TimeoutError:
             return False
         return True
@@ -126,10 +137,14 @@ class Faults:
         for rule in self._rules.values():
             if rule.matches(method, path, query):
                 rule.hits += 1
-                async with self._hit:
-                    self._hit.notify_all()
                 return rule
         return None
+
+    async def note_reached(self, rule: Rule) -> None:
+        """Tell those who wait for a request that it has reached the rule's moment."""
+        rule.reached += 1
+        async with self._hit:
+            self._hit.notify_all()
 
     def routes(self) -> list[Route]:
         """Return the control routes for the stand-in's app."""
@@ -194,8 +209,10 @@ class FaultMiddleware:
         if rule is None:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
+            await self.faults.note_reached(rule)
             await self._websocket(rule, scope, receive, send)
         elif rule.when == "before":
+            await self.faults.note_reached(rule)
             await self._before(rule, scope, receive, send)
         else:
             await self._after(rule, scope, receive, send)
@@ -216,6 +233,7 @@ class FaultMiddleware:
             answer.append(message)
 
         await self.app(scope, receive, keep)
+        await self.faults.note_reached(rule)
         await self._wait(rule)
         if rule.action == "drop":
             await _drop(scope, receive)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -161,3 +162,26 @@ async def test_an_upgrade_can_be_refused_with_a_status_or_dropped(client, app):
     assert json.loads(refused.value.response.body) == {"error": "slow"}
     with pytest.raises((InvalidMessage, OSError)):
         await connect(address, proxy=None)
+
+
+async def test_who_waits_for_a_request_that_took_hears_when_it_has_taken() -> None:
+    """Not when it arrives: a client that is killed before its body was read has done nothing."""
+    faults = Faults()
+    rule = faults.add({"path": "/run$", "action": "hold", "when": "after"})
+    handling, go_on = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        handling.set()
+        await go_on.wait()
+
+    async def nothing(*_: Any) -> Any:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "path": "/run", "method": "POST", "query_string": b""}
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(FaultMiddleware(app, faults)(scope, nothing, nothing))
+        await handling.wait()
+        assert not await faults.wait_hit(rule.id, timeout=0.01)
+        go_on.set()
+        assert await faults.wait_hit(rule.id, timeout=10)
+        faults.clear()
