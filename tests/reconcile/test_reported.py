@@ -84,10 +84,31 @@ async def test_what_is_no_end_of_this_run_is_not_kept(harness: Harness, said: ob
     assert harness.store.sub().reported is None
 
 
-async def test_the_first_word_is_kept(harness: Harness) -> None:
-    await reported(harness, BLIND[1])
-    forged = body(output={"video": ["https://evil.example/v.mp4"]})
-    assert await harness.reconciler.webhook(job_id(), 1, forged) == "kept"
+FORGED = body(output={"video": ["https://evil.example/v.mp4"]})
+
+
+async def test_a_message_forged_while_the_run_begins_is_dropped_when_runpod_says_otherwise(
+    harness: Harness,
+) -> None:
+    """A storm of forged webhooks found it: the run was lost later, and the forged video shown."""
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = RunGone()
+    assert await harness.reconciler.webhook(job_id(), 1, FORGED) == "kept"
+    harness.runpod.runs["run-1"] = update(RunState.RUNNING)
+    await harness.pass_time(30)
+    assert harness.store.sub().reported is None
+    harness.runpod.runs["run-1"] = RunGone()
+    for _ in range(20):
+        await harness.pass_time(30)
+    assert harness.store.sub().state is SubmissionState.LOST
+    assert harness.store.job().status is JobStatus.QUEUED
+
+
+async def test_the_latest_word_is_kept(harness: Harness) -> None:
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = BLIND[1]
+    assert await harness.reconciler.webhook(job_id(), 1, FORGED) == "kept"
+    assert await harness.reconciler.webhook(job_id(), 1, body()) == "kept"
     kept = harness.store.sub().reported
     assert kept is not None
     assert kept.video_url == VIDEO

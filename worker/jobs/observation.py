@@ -168,9 +168,12 @@ def _given_up(sub: Submission, why: str) -> SubmissionUpdate:
 
 
 def _reported(sub: Submission, report: RunUpdate) -> SubmissionUpdate | None:
-    """Keep the end of a run as evidence: it counts if RunPod cannot be asked before it forgets."""
+    """Keep the end of a run as evidence: it counts if RunPod cannot be asked before it forgets.
+
+    The latest counts: a forged message may arrive while the run has only begun.
+    """
     ours = sub.state.live and sub.runpod_job_id == report.run_id
-    if not ours or not report.state.terminal or sub.reported is not None:
+    if not ours or not report.state.terminal or sub.reported == report:
         return None
     return _update(sub, {"reported": report.as_json()}, {"reported_at": 0.0}, reported=report)
 
@@ -231,8 +234,8 @@ def _observed(
     if sub.incomplete_for is not None:
         instants["incomplete_since"] = None
     if sub.reported is not None:
-        # RunPod can be asked again, and says otherwise: the wait starts anew.
-        instants["reported_at"] = 0.0
+        # RunPod says that the run is alive: the webhook was forged, or the run was restarted.
+        values["reported"], instants["reported_at"] = None, None
     return _update(sub, values, instants, report=report)
 
 
