@@ -266,8 +266,9 @@ def _not_found(sub: Submission, policy: LifecyclePolicy, *, healthy: bool) -> Su
         if sub.missing_for is None:
             instants["missing_since"] = 0.0
         return _update(sub, {"missing_looks": looks}, instants)
-    if sub.reported is not None:
+    if sub.reported is not None and not healthy:
         return _believed(sub, sub.reported, policy)
+    # A healthy endpoint that denies the run counts more than a message that anybody may forge.
     return _lost(sub, "GET /status: 404")
 
 
