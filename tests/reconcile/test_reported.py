@@ -155,3 +155,12 @@ async def test_an_endpoint_whose_runs_have_ended_is_no_problem(harness: Harness)
     harness.tracker.finish((job_id(), 1))
     await harness.pass_time(30)
     assert harness.readiness.status == "ok"
+
+
+async def test_it_does_not_count_where_a_healthy_endpoint_denies_the_run(harness: Harness) -> None:
+    """Anybody who knows the address may have sent it; RunPod itself says that there is no run."""
+    await reported(harness, BLIND[2])
+    for _ in range(5):
+        await harness.pass_time(30)
+    assert harness.store.sub().state is SubmissionState.LOST
+    assert harness.store.job().status is JobStatus.QUEUED
