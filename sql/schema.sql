@@ -1,13 +1,15 @@
 -- What the migrations add up to, for reading; written by `make schema`.
 
-CREATE FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) RETURNS SETOF jsonb
+CREATE FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) RETURNS SETOF jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
   job public.video_jobs;
 begin
-  perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
+  -- Counts over many rows: two at once could each see the last place.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   if p_columns - public.video_job_columns_v1('plan') <> '{}' then
     raise exception 'A plan may not write %.', p_columns - public.video_job_columns_v1('plan');
   end if;
@@ -19,6 +21,11 @@ begin
            and a.state <> 'refused') >= p_max_submissions then
     return;
   end if;
+  if exists (select 1 from public.video_job_room_v1(p_endpoint_id) r
+             where r.open_runs >= p_max_in_flight or r.queued_runs >= p_max_queued_runs) then
+    return query select jsonb_build_object('job_id', p_job_id, 'room', false);
+    return;
+  end if;
   insert into public.video_job_attempts
     (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at, next_poll_at)
   values (p_job_id, p_attempt, job.try_number, job.user_id, p_endpoint_id, p_plan, p_template_hash, p_input_objects,
@@ -27,24 +34,29 @@ begin
     now() + make_interval(secs => 2 * p_lease_seconds));
   perform public.video_job_set_v1(p_job_id, null, array['plan', 'progress'],
     p_columns || '{"crashes": 0, "crashes_alone": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
+  perform public.video_job_recount_users_v1(array[job.user_id]);
   return query select public.video_job_case_v1(p_job_id) || jsonb_build_object('job_id', p_job_id);
 end $$;
 
-CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[] DEFAULT NULL::uuid[]) RETURNS SETOF jsonb
+CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_preparing integer, p_holding uuid[] DEFAULT NULL::uuid[]) RETURNS SETOF jsonb
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
+  limits public.video_job_limits;
   again uuid[] := '{}';
   preparing integer;
+  soon integer;
   mine integer;
   alone boolean;
   slots integer;
-  candidates uuid[];
-  suspects boolean[];
+  candidate record;
+  used record;
   picked uuid[] := '{}';
+  users uuid[] := '{}';
+  counted uuid[] := '{}';
 begin
-  perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   if p_holding is not null then
     with unanswered as (
       select q.id from public.video_jobs q
@@ -59,91 +71,60 @@ begin
     return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
     p_want := p_want - cardinality(again);
   end if;
-  if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
+  perform public.video_job_end_waits_v1();
+  if not exists (select from public.video_job_line_v1(1, true)) then
     return;
   end if;
   -- The limits are counts over many rows: two claims at once could each see the last free slot.
+  perform set_config('lock_timeout', '0', true);
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select count(*), count(*) filter (where j.lease_owner = p_owner),
-         coalesce(bool_or(j.claimed_alone) filter (where j.lease_owner = p_owner), false)
-    into preparing, mine, alone
-    from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at >= now();
+  select * into limits from public.video_job_limits;
+  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.claimed_at > now() - interval '5 seconds'),
+         count(*) filter (where p.lease_owner = p_owner),
+         coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
+    into preparing, soon, mine, alone
+    from (select j.*, public.video_job_has_open_submission_v1(j.id) as sending from public.video_jobs j
+          where j.status = 'preparing' and j.lease_expires_at >= now()) p;
   if alone then
     return;
   end if;
-  select least(p_want,
-      p_max_in_flight - preparing - count(*),
-      p_max_queued_runs - preparing - count(*) filter (where a.state = 'queued' and a.endpoint_id = p_endpoint_id))
-    into slots from public.video_job_attempts a where a.state in ('queued', 'running');
+  select least(p_want, p_max_preparing - preparing, p_max_in_flight - soon - r.open_runs, p_max_queued_runs - soon - r.queued_runs)
+    into slots from public.video_job_room_v1(p_endpoint_id) r;
   if slots <= 0 then
     return;
   end if;
 
-  -- Whole-table counts instead of one look-up for each user: 100,000 users may wait, but few are in work.
-  -- A lease that has run out counts until it is recovered: its run may be live.
-  with held_slots as (
-    select u.user_id, count(*) as in_flight from (
-      select a.user_id from public.video_job_attempts a where a.state in ('unknown', 'queued', 'running')
-      union all
-      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at is not null) u
-    group by u.user_id
-  ), spent as (
-    select u.user_id, count(*) as today from (
-      select a.user_id from public.video_job_attempts a
-        where a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
-      union all
-      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at is not null) u
-    group by u.user_id
-  ), waiting as (
-    select * from (
-      select j.id, j.user_id, j.priority, j.created_at, j.crashes > 0 as suspect,
-             row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
-      from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) w
-    where w.nth <= 50  -- more of one user can neither be claimed now nor need a word
-  ), line as (
-    select w.id, w.suspect,
-      row_number() over (order by w.priority desc, w.nth + coalesce(h.in_flight, 0), w.created_at, w.id) as place,
-      case when w.user_id is null then null
-           when coalesce(s.today, 0) + w.nth > p_max_submissions_per_user_per_day
-             then 'Waiting: the limit of ' || p_max_submissions_per_user_per_day || ' submissions in 24 hours is reached.'
-           when coalesce(h.in_flight, 0) + w.nth > p_max_in_flight_per_user
-             then 'Waiting for another of your jobs to finish (' || p_max_in_flight_per_user || ' at a time).' end as held
-    from waiting w
-    left join held_slots h on h.user_id = w.user_id
-    left join spent s on s.user_id = w.user_id
-  ), told as (
-    update public.video_jobs j set phase_detail = t.held
-      from (select q.id, h.held
-            from (select l.id, l.held from line l where l.held is not null order by l.place limit 50) h
-            join public.video_jobs q on q.id = h.id
-            where q.status = 'queued' and q.phase_detail is distinct from h.held for update of q skip locked) t
-      where j.id = t.id
-  ), free as (
-    select l.id, l.suspect, l.place from line l where l.held is null order by l.place limit 200
-  )
-  select array_agg(f.id order by f.place), array_agg(f.suspect order by f.place) into candidates, suspects from free f;
-
   -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
-  for n in 1 .. coalesce(array_length(candidates, 1), 0) loop
+  for candidate in select * from public.video_job_line_v1(slots + preparing + 24, true) l order by l.place loop
     -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
-    continue when picked <> '{}' and suspects[n];
+    continue when picked <> '{}' and candidate.suspect;
+    if candidate.user_id is not null then
+      select * into used from public.video_job_usage_v1(candidate.user_id);
+      counted := counted || candidate.user_id;
+      continue when used.failures >= limits.max_failed_preparations_per_user_per_hour
+        or cardinality(array_positions(users, candidate.user_id)) >= least(
+          limits.max_in_flight_per_user - used.in_flight, limits.max_submissions_per_user_per_day - used.submissions);
+    end if;
     perform from public.video_jobs j
-      where j.id = candidates[n] and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
+      where j.id = candidate.id and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
       for update skip locked;
     continue when not found;
-    if suspects[n] and mine > 0 then
-      return;
-    end if;
-    picked := picked || candidates[n];
-    exit when suspects[n] or cardinality(picked) >= slots;
+    exit when candidate.suspect and mine > 0;
+    picked := picked || candidate.id;
+    users := users || candidate.user_id;
+    exit when candidate.suspect or cardinality(picked) >= slots;
   end loop;
 
   update public.video_jobs j
-    set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
+    set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1, claimed_at = now(),
         lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
         claimed_alone = j.crashes > 0
     where j.id = any (picked);
+  insert into public.video_job_turns as t (priority, turn)
+    select j.priority, max(j.turn) - 1 from public.video_jobs j where j.id = any (picked) group by j.priority
+    on conflict (priority) do update set turn = greatest(t.turn, excluded.turn);
+  perform public.video_job_recount_users_v1(counted);
   return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
 end $$;
 
@@ -169,6 +150,13 @@ CREATE FUNCTION public.get_video_job_case_v1(p_job_id uuid) RETURNS SETOF jsonb
   where c ->> 'job' is not null or jsonb_array_length(c -> 'submissions') > 0
 $$;
 
+CREATE FUNCTION public.get_video_job_limits_v1() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select to_jsonb(l) - 'only_row' - 'updated_at' from public.video_job_limits l
+$$;
+
 CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
@@ -181,7 +169,8 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     select c.oid, c.relname::text as name, c.relrowsecurity, c.relreplident, c.relacl, c.relowner
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
-      and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations')
+      and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations',
+        'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits')
   ), grants as (
     select o.name, jsonb_object_agg(g.role, g.privileges) as value
     from ours o cross join lateral (
@@ -250,25 +239,63 @@ begin
   return next;
 end $$;
 
-CREATE FUNCTION public.refresh_video_job_queue_v1(p_places integer) RETURNS integer
+CREATE FUNCTION public.recount_video_job_users_v1(p_want integer) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO ''
     AS $$
 declare
-  changed integer;
+  users uuid[];
 begin
-  perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('video_jobs.recount', 'later', true);
+  with old as (
+    select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null
+    order by u.refreshed_at limit p_want for update skip locked
+  ), seen as (
+    update public.video_job_users u set refreshed_at = now() from old where u.user_id = old.user_id returning u.user_id
+  )
+  select array_agg(s.user_id) into users from seen s;
+  perform public.video_job_recount_users_v1(users);
+  return coalesce(cardinality(users), 0);
+end $$;
+
+CREATE FUNCTION public.refresh_video_job_queue_v1(p_places integer, p_sentences jsonb) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  places integer;
+  sentences integer;
+begin
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   with line as (
-    select j.id, row_number() over (order by j.priority desc, j.created_at, j.id) as place
-    from public.video_jobs j where j.status = 'queued' order by j.priority desc, j.created_at, j.id limit p_places
+    select l.id, l.place::integer as place from public.video_job_line_v1(p_places, false) l
+  ), wanted as (
+    select l.id, l.place from line l
+    union all
+    select j.id, null from public.video_jobs j
+    where j.status = 'queued' and j.queue_position is not null and j.id not in (select l.id from line l)
   )
   update public.video_jobs j set queue_position = moved.place
-    from (select q.id, line.place from line join public.video_jobs q on q.id = line.id
-          where q.status = 'queued' and q.queue_position is distinct from line.place::integer
-          for update of q skip locked) moved
+    from (select q.id, w.place from wanted w join public.video_jobs q on q.id = w.id
+          where q.status = 'queued' and q.queue_position is distinct from w.place for update of q skip locked) moved
     where j.id = moved.id;
-  get diagnostics changed = row_count;
-  return changed;
+  get diagnostics places = row_count;
+  with untold as (
+    select u.user_id, u.held from public.video_job_users u where u.held is distinct from u.told
+    order by u.user_id limit 100 for update skip locked
+  ), said as (
+    update public.video_job_users u set told = untold.held from untold where u.user_id = untold.user_id
+  ), first as (
+    select r.id, p_sentences ->> coalesce(untold.held, 'in_line') as sentence from untold cross join lateral (
+      select j.id from public.video_jobs j where j.user_id = untold.user_id and j.status = 'queued' and not j.delayed
+      order by j.priority desc, j.turn, j.created_at, j.id limit 10) r
+  )
+  update public.video_jobs j set phase_detail = told.sentence
+    from (select q.id, f.sentence from first f join public.video_jobs q on q.id = f.id
+          where q.status = 'queued' and q.phase_detail is distinct from f.sentence for update of q skip locked) told
+    where j.id = told.id;
+  get diagnostics sentences = row_count;
+  return places + sentences;
 end $$;
 
 CREATE TABLE public.video_jobs (
@@ -316,6 +343,10 @@ CREATE TABLE public.video_jobs (
     attempt integer DEFAULT 0 NOT NULL,
     try_number integer DEFAULT 1 NOT NULL,
     available_at timestamp with time zone DEFAULT now() NOT NULL,
+    turn bigint DEFAULT 0 NOT NULL,
+    delayed boolean DEFAULT false NOT NULL,
+    inserted_by text DEFAULT 'service'::text NOT NULL,
+    claimed_at timestamp with time zone,
     lease_owner uuid,
     lease_expires_at timestamp with time zone,
     claimed_alone boolean DEFAULT false NOT NULL,
@@ -331,6 +362,7 @@ CREATE TABLE public.video_jobs (
     CONSTRAINT height_must_be_even_and_between_480_and_1920 CHECK (((height IS NULL) OR (((height >= 480) AND (height <= 1920)) AND ((height % 2) = 0)))),
     CONSTRAINT idempotency_key_must_have_1_to_200_characters CHECK (((length(idempotency_key) >= 1) AND (length(idempotency_key) <= 200))),
     CONSTRAINT image_url_is_longer_than_2048_characters CHECK ((length(image_url) <= 2048)),
+    CONSTRAINT inserted_by_is_not_one_of_ours CHECK ((inserted_by = ANY (ARRAY['user'::text, 'service'::text]))),
     CONSTRAINT metadata_is_longer_than_1000_bytes CHECK ((octet_length((metadata)::text) <= 1000)),
     CONSTRAINT metadata_must_be_a_json_object CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT negative_prompt_is_longer_than_1000_characters CHECK ((length(negative_prompt) <= 1000)),
@@ -363,6 +395,7 @@ ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_code SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN error_message SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN video_url SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN runpod_job_id SET STORAGE MAIN;
+ALTER TABLE ONLY public.video_jobs ALTER COLUMN inserted_by SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_code SET STORAGE MAIN;
 ALTER TABLE ONLY public.video_jobs ALTER COLUMN ending_message SET STORAGE MAIN;
 
@@ -397,6 +430,30 @@ begin
     raise exception 'Only a failed or cancelled job can be tried again; this one is %.', job.status;
   end if;
   return query update public.video_jobs j set status = 'queued' where j.id = job.id returning j.*;
+end $$;
+
+CREATE FUNCTION public.set_video_job_limits_v1(p_limits jsonb) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  before jsonb;
+begin
+  select to_jsonb(l) - 'only_row' - 'updated_at' into before from public.video_job_limits l for update;
+  if p_limits <> before then
+    update public.video_job_limits l
+      set (max_in_flight_per_user, max_submissions_per_user_per_day, max_failed_preparations_per_user_per_hour,
+           max_rows_per_user_per_day, updated_at)
+        = (select v.max_in_flight_per_user, v.max_submissions_per_user_per_day, v.max_failed_preparations_per_user_per_hour,
+                  v.max_rows_per_user_per_day, now() from jsonb_populate_record(l, p_limits) v);
+    insert into public.video_job_stale_users (user_id)
+      select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null on conflict do nothing;
+  end if;
+  insert into public.video_job_stale_users (user_id)
+    select j.user_id from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is not null
+      and not exists (select from public.video_job_users u where u.user_id = j.user_id and u.head_id is not null)
+    group by j.user_id on conflict do nothing;
+  return case when p_limits <> before then before end;
 end $$;
 
 CREATE FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) RETURNS SETOF jsonb
@@ -444,9 +501,17 @@ CREATE FUNCTION public.video_job_attempts_after_change() RETURNS trigger
     SET search_path TO ''
     AS $$
 begin
+  if tg_op = 'DELETE' then
+    perform public.video_job_recount_users_v1(array[old.user_id]);
+    return null;
+  end if;
+  if coalesce(current_setting('video_jobs.recount', true), '') <> 'later' and (
+      tg_op = 'INSERT' or (new.state, new.user_id, new.created_at) is distinct from (old.state, old.user_id, old.created_at)) then
+    perform public.video_job_recount_users_v1(array[case when tg_op = 'UPDATE' then old.user_id end, new.user_id]);
+  end if;
   if tg_op = 'INSERT' or new.state <> old.state then
-    insert into public.video_job_events (job_id, try_number, attempt, event, detail)
-    values (new.job_id, new.try_number, new.attempt, 'submission_' || new.state,
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, detail)
+    values (new.job_id, new.user_id, new.try_number, new.attempt, 'submission_' || new.state,
       nullif(jsonb_strip_nulls(jsonb_build_object('runpod_job_id', new.runpod_job_id, 'error_code', new.error_code,
         'raw_error', new.raw_error, 'execution_ms', new.execution_ms)), '{}'));
   end if;
@@ -478,6 +543,17 @@ CREATE FUNCTION public.video_job_case_v1(p_job_id uuid) RETURNS jsonb
              or a.try_number = (select j.try_number from public.video_jobs j where j.id = p_job_id))), '[]'::jsonb))
 $$;
 
+CREATE FUNCTION public.video_job_changed_v1(p_old public.video_jobs, p_new public.video_jobs) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select coalesce(array_agg(n.key order by n.key), '{}') from jsonb_each(to_jsonb(p_new)) n
+  where n.value is distinct from to_jsonb(p_old) -> n.key and n.key not in ('updated_at', 'revision')
+    -- A generated column is computed after a BEFORE trigger, and differs until then.
+    and not exists (select 1 from pg_catalog.pg_attribute a
+                    where a.attrelid = 'public.video_jobs'::regclass and a.attname = n.key and a.attgenerated <> '')
+$$;
+
 CREATE FUNCTION public.video_job_check_people_v1(p_old public.video_jobs, p_new public.video_jobs) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -485,17 +561,10 @@ CREATE FUNCTION public.video_job_check_people_v1(p_old public.video_jobs, p_new 
 declare
   correctable constant boolean := p_old.status in ('failed', 'cancelled') or (p_old.status = 'queued' and p_old.attempt = 0);
   inputs constant text[] := public.video_job_columns_v1('input') || public.video_job_columns_v1('owner');
-  changed constant text[] := array(
-    select n.key from jsonb_each(to_jsonb(p_new)) n
-    where n.value is distinct from to_jsonb(p_old) -> n.key
-      and n.key <> all (array['status', 'updated_at', 'revision'] || public.video_job_columns_v1('people')));
-  -- A generated column is computed after this trigger, and differs until then.
+  changed constant text[] := public.video_job_changed_v1(p_old, p_new);
   closed constant text[] := array(
     select c from unnest(changed) c
-    where c <> all (inputs) and not exists (
-      select 1 from pg_catalog.pg_attribute a
-      where a.attrelid = 'public.video_jobs'::regclass and a.attname = c and a.attgenerated <> '')
-    order by c);
+    where c <> all (inputs || array['status'] || public.video_job_columns_v1('people')));
 begin
   if changed && inputs and not correctable then
     raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
@@ -511,6 +580,29 @@ begin
      and not (p_new.status = 'queued' and p_old.status in ('failed', 'cancelled')) then
     raise exception 'A job that is % cannot be set to % by hand. Set cancel_requested to stop it; '
       'a failed or cancelled one may be set to queued to try again.', p_old.status, p_new.status;
+  end if;
+end $$;
+
+CREATE FUNCTION public.video_job_check_user_v1(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  most constant integer := (select l.max_rows_per_user_per_day from public.video_job_limits l);
+  made integer;
+  oldest timestamptz;
+begin
+  -- Two inserts at once could each see the last one that is left.
+  insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
+  perform from public.video_job_users u where u.user_id = p_user_id for update;
+  select count(*), min(e.at) into made, oldest from (
+    select x.at from public.video_job_events x
+    where x.user_id = p_user_id and x.event in ('inserted', 'retried') and x.at > now() - interval '24 hours'
+    order by x.at desc limit most) e;
+  if made >= most then
+    raise exception 'You have started % jobs within 24 hours, which is the limit. You can start another after % UTC.',
+      most, to_char((oldest + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD HH24:MI')
+      using hint = 'too_many_jobs_today';
   end if;
 end $$;
 
@@ -533,13 +625,38 @@ CREATE FUNCTION public.video_job_columns_v1(p_group text) RETURNS text[]
     -- by the worker, kept by a retry
     when 'history' then array['cost_usd']
     -- by triggers and the claim alone
-    when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt']
+    when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt', 'turn', 'delayed', 'inserted_by',
+      'claimed_at']
     -- the worker's columns of video_job_attempts
     when 'submission' then array['state', 'runpod_job_id', 'video_url', 'delay_ms', 'execution_ms', 'cost_usd', 'error_code',
       'error_message', 'resend', 'raw_error', 'reported', 'missing_looks', 'reported_at', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
       'missing_since', 'incomplete_since', 'cancel_asked_at', 'next_poll_at']
   end
 $$;
+
+CREATE FUNCTION public.video_job_end_waits_v1() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  users uuid[];
+begin
+  with due as (
+    select j.id from public.video_jobs j where j.status = 'queued' and j.delayed and j.available_at <= now()
+    order by j.available_at limit 200 for update skip locked
+  ), woken as (
+    -- The trigger works out `delayed`.
+    update public.video_jobs j set available_at = j.available_at from due where j.id = due.id returning j.user_id
+  ), stale as (
+    delete from public.video_job_stale_users s where s.user_id in (
+      select x.user_id from public.video_job_stale_users x limit 200 for update skip locked) returning s.user_id
+  ), passed as (
+    select u.user_id from public.video_job_users u where u.held_until <= now() order by u.held_until limit 200
+  )
+  select array_agg(x.user_id) into users from (
+    select w.user_id from woken w union select s.user_id from stale s union select p.user_id from passed p) x;
+  perform public.video_job_recount_users_v1(users);
+end $$;
 
 CREATE FUNCTION public.video_job_foreign_defaults_v1() RETURNS jsonb
     LANGUAGE plpgsql STABLE
@@ -567,7 +684,7 @@ CREATE FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]
   select r.* from jsonb_populate_record(null::public.video_jobs,
     public.video_job_foreign_defaults_v1() || jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
       'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
-      'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
+      'phase_detail', 'Waiting in line.', 'turn', 0, 'delayed', false, 'inserted_by', 'service', 'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
     || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
 $$;
 
@@ -579,11 +696,131 @@ CREATE FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) RETURNS b
                  where a.job_id = p_job_id and a.state in ('submitting', 'unknown', 'queued', 'running'))
 $$;
 
+CREATE FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) RETURNS TABLE(id uuid, user_id uuid, suspect boolean, place bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  with ready as (
+    select u.user_id, u.preparing, u.in_flight,
+           row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
+    from public.video_job_users u where u.held is null and u.head_id is not null
+    order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
+  ), waiting as (
+    select r.id, u.user_id, r.suspect, r.priority, r.turn, r.created_at,
+           p_one_each and u.preparing + row_number() over (
+             partition by u.user_id order by r.priority desc, r.turn, r.created_at, r.id) > 1 as later
+    from ready u cross join lateral (
+      select j.id, j.crashes > 0 as suspect, j.priority, j.turn, j.created_at from public.video_jobs j
+      where j.user_id = u.user_id and j.status = 'queued' and not j.delayed
+      order by j.priority desc, j.turn, j.created_at, j.id
+      limit case when p_one_each
+        then least(p_want, greatest((select l.max_in_flight_per_user from public.video_job_limits l) - u.in_flight, 0))
+        -- a row has at least its user's heads before it
+        else p_want - u.nth + 1 end) r
+    union all (
+      select j.id, null, j.crashes > 0, j.priority, j.turn, j.created_at, false from public.video_jobs j
+      where j.status = 'queued' and not j.delayed and j.user_id is null
+      order by j.priority desc, j.turn, j.created_at, j.id limit p_want)
+  )
+  select w.id, w.user_id, w.suspect, row_number() over (order by w.priority desc, w.later, w.turn, w.created_at, w.id)
+  from waiting w order by 4 limit p_want
+$$;
+
+CREATE FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  served constant bigint := coalesce((select t.turn from public.video_job_turns t where t.priority = p_priority), 0);
+  given bigint := served + 1;
+begin
+  if p_user_id is not null then
+    insert into public.video_job_users as u (user_id, turn) values (p_user_id, given)
+      on conflict (user_id) do update set turn = greatest(served, u.turn) + 1 returning u.turn into given;
+  end if;
+  return given;
+end $$;
+
 CREATE FUNCTION public.video_job_pick_v1(p_object jsonb, p_keys text[]) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
     SET search_path TO ''
     AS $$
   select coalesce(jsonb_object_agg(e.key, e.value), '{}') from jsonb_each(p_object) e where e.key = any (p_keys)
+$$;
+
+CREATE FUNCTION public.video_job_queued_v1(p_row public.video_jobs) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+  update public.video_job_users u
+    set head_priority = p_row.priority, head_turn = p_row.turn, head_created_at = p_row.created_at, head_id = p_row.id
+    where u.user_id = p_row.user_id and p_row.status = 'queued'
+      and (u.head_id is null or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
+           > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
+$$;
+
+CREATE FUNCTION public.video_job_recount_user_v1(p_user_id uuid) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  known public.video_job_users;
+  limits public.video_job_limits;
+  used record;
+  head record;
+  reason text;
+  until timestamptz;
+begin
+  insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
+  select * into known from public.video_job_users u where u.user_id = p_user_id for update;
+  select * into limits from public.video_job_limits;
+  select * into used from public.video_job_usage_v1(p_user_id);
+  if used.failures >= limits.max_failed_preparations_per_user_per_hour then
+    reason := 'preparations'; until := used.failures_until;
+  elsif used.submissions >= limits.max_submissions_per_user_per_day then
+    -- Without an instant while claims count: their end is noticed.
+    reason := 'submissions';
+    until := case when used.submissions - used.preparing >= limits.max_submissions_per_user_per_day then used.submissions_until end;
+  elsif used.in_flight >= limits.max_in_flight_per_user then
+    reason := 'in_flight';
+  end if;
+  select j.priority, j.turn, j.created_at, j.id into head from public.video_jobs j
+    where j.user_id = p_user_id and j.status = 'queued' and not j.delayed
+    order by j.priority desc, j.turn, j.created_at, j.id limit 1;
+  update public.video_job_users u
+    set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
+        head_created_at = head.created_at, head_id = head.id, held = reason, held_until = until, refreshed_at = now()
+    where u.user_id = p_user_id
+      and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
+           known.held, known.held_until)
+          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, reason, until);
+end $$;
+
+CREATE FUNCTION public.video_job_recount_users_v1(p_user_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  person uuid;
+begin
+  if coalesce(current_setting('video_jobs.recount', true), '') = 'later' then
+    perform set_config('lock_timeout', '250ms', true);
+  end if;
+  for person in select distinct u from unnest(p_user_ids) u where u is not null order by u loop
+    begin
+      perform public.video_job_recount_user_v1(person);
+    exception when lock_not_available or deadlock_detected then
+      insert into public.video_job_stale_users (user_id) values (person) on conflict do nothing;
+    end;
+  end loop;
+end $$;
+
+CREATE FUNCTION public.video_job_room_v1(p_endpoint_id text, OUT open_runs bigint, OUT queued_runs bigint) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select count(*), count(*) filter (where a.state <> 'running' and a.endpoint_id = p_endpoint_id)
+  from public.video_job_attempts a where a.state in ('submitting', 'queued', 'running')
 $$;
 
 CREATE FUNCTION public.video_job_set_v1(p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) RETURNS void
@@ -620,6 +857,27 @@ CREATE FUNCTION public.video_job_text_v1(p_text text, p_characters integer, p_by
               else left(p_text, p_bytes / 4) end
 $$;
 
+CREATE FUNCTION public.video_job_usage_v1(p_user_id uuid, OUT preparing integer, OUT in_flight integer, OUT submissions integer, OUT submissions_until timestamp with time zone, OUT failures integer, OUT failures_until timestamp with time zone) RETURNS record
+    LANGUAGE sql STABLE
+    SET search_path TO ''
+    AS $$
+  select p.rows, p.rows + o.runs, s.used + p.rows, s.until, f.used, f.until
+  from (select count(*)::integer as rows from public.video_jobs j
+        where j.status = 'preparing' and j.user_id = p_user_id and j.lease_expires_at is not null) p,
+    (select count(*)::integer as runs from public.video_job_attempts a
+     where a.user_id = p_user_id and a.state in ('unknown', 'queued', 'running')) o,
+    (select count(*)::integer as used, min(x.created_at) + interval '24 hours' as until from (
+       select a.created_at from public.video_job_attempts a
+       where a.user_id = p_user_id and a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
+       order by a.created_at desc
+       limit (select l.max_submissions_per_user_per_day from public.video_job_limits l)) x) s,
+    (select count(*)::integer as used, min(x.at) + interval '1 hour' as until from (
+       select e.at from public.video_job_events e
+       where e.user_id = p_user_id and e.event = 'preparation_failed' and e.at > now() - interval '1 hour'
+       order by e.at desc
+       limit (select l.max_failed_preparations_per_user_per_hour from public.video_job_limits l)) x) f
+$$;
+
 CREATE FUNCTION public.video_jobs_after_change() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -629,17 +887,26 @@ declare
   detail jsonb := '{}';
 begin
   if tg_op = 'DELETE' then
-    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
-    values (old.id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
+    values (old.id, old.user_id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
+    perform public.video_job_recount_users_v1(array[old.user_id]);
   elsif tg_op = 'INSERT' then
-    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
-    values (new.id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
+    values (new.id, new.user_id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
+    perform public.video_job_queued_v1(new);
     return null;
   else
+    -- The worker's functions count the users of all their rows at their end.
+    if coalesce(current_setting('video_jobs.recount', true), '') <> 'later'
+       and (new.status, new.delayed, new.priority, new.turn, new.user_id, new.lease_expires_at is null)
+           is distinct from (old.status, old.delayed, old.priority, old.turn, old.user_id, old.lease_expires_at is null) then
+      perform public.video_job_recount_users_v1(array[old.user_id, new.user_id]);
+    end if;
     what := case
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
       when new.crashes > old.crashes then 'lease_expired'
+      when old.status = 'preparing' and new.status = 'failed' then 'preparation_failed'
       when new.status = 'queued' and old.status <> 'queued' then 'released'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
@@ -651,8 +918,8 @@ begin
     end if;
     detail := jsonb_strip_nulls(jsonb_build_object('detail', new.phase_detail, 'error_code', new.error_code,
       'error_message', new.error_message, 'runpod_job_id', new.runpod_job_id));
-    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase, detail)
-    values (new.id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase, detail)
+    values (new.id, new.user_id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
     if not (new.cancel_requested and not old.cancel_requested) then
       return null;
     end if;
@@ -674,10 +941,13 @@ begin
     raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
   end if;
   -- With anonymous sign-in anybody may insert; a line that long is no use to its owner and slows the claim.
-  if auth.role() = 'authenticated' and (
-      select count(*) from (select 1 from public.video_jobs j
-                            where j.user_id = new.user_id and j.status = 'queued' limit 200) w) >= 200 then
-    raise exception 'You have 200 jobs waiting. Wait until some of them are done, then insert more.';
+  if auth.role() = 'authenticated' then
+    if (select count(*) from (select 1 from public.video_jobs j
+                              where j.user_id = new.user_id and j.status = 'queued' limit 200) w) >= 200 then
+      raise exception 'You have 200 jobs waiting. Wait until some of them are done, then insert more.'
+        using hint = 'too_many_waiting_jobs';
+    end if;
+    perform public.video_job_check_user_v1(auth.uid());
   end if;
   -- Otherwise an old run's result could land in a new job.
   if exists (select 1 from public.video_job_attempts a where a.job_id = new.id) then
@@ -685,8 +955,11 @@ begin
   end if;
   new := public.video_job_fresh_v1(new, array['id'] || public.video_job_columns_v1('input')
     || public.video_job_columns_v1('owner') || public.video_job_columns_v1('people'));
+  new.inserted_by := case auth.role() when 'authenticated' then 'user' else 'service' end;
   if cancelled then
-    new.status := 'cancelled'; new.phase := 'done'; new.completed_at := now();
+    new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.completed_at := now();
+  else
+    new.turn := public.video_job_next_turn_v1(new.user_id, new.priority);
   end if;
   return new;
 end $$;
@@ -720,10 +993,15 @@ begin
     if public.video_job_has_open_submission_v1(old.id) then
       raise exception 'A run of this job may still be live at RunPod. Try again when it has ended.';
     end if;
+    if auth.role() = 'authenticated' then
+      perform public.video_job_check_user_v1(auth.uid());
+    end if;
     new := public.video_job_fresh_v1(new, array['metadata', 'priority']
       || public.video_job_columns_v1('record') || public.video_job_columns_v1('input')
       || public.video_job_columns_v1('owner') || public.video_job_columns_v1('history'));
     new.try_number := old.try_number + 1;
+    new.turn := public.video_job_next_turn_v1(new.user_id, new.priority);
+    new.delayed := false;
     return new;
   end if;
 
@@ -760,12 +1038,17 @@ begin
     new.queue_position := null;
   end if;
   if new.status in ('completed', 'failed', 'cancelled') then
-    new.eta_at := null; new.ending_code := null; new.ending_message := null;
+    new.phase_detail := null; new.eta_at := null; new.ending_code := null; new.ending_message := null;
   end if;
   -- A result must never be refused because of a text that came with it.
   new.phase_detail := public.video_job_text_v1(new.phase_detail, 300, 600);
   new.error_message := public.video_job_text_v1(new.error_message, 1000, 1500);
   new.ending_message := public.video_job_text_v1(new.ending_message, 1000, 1500);
+  new.delayed := new.status = 'queued' and new.available_at > now();
+  -- An update that changes nothing writes nothing: neither a version of the row nor an event.
+  if not by_worker and public.video_job_changed_v1(old, new) = '{}' then
+    return null;
+  end if;
   return new;
 end $$;
 
@@ -777,16 +1060,18 @@ declare
   change jsonb;
   part jsonb;
   revision bigint;
+  status text;
   states jsonb;
+  moved uuid[] := '{}';
 begin
-  perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   perform set_config('lock_timeout', '250ms', true);
   for change in select c from jsonb_array_elements(p_changes) c order by c ->> 'job_id' loop
     job_id := (change ->> 'job_id')::uuid;
     took := false;
     locked := false;
     begin
-      select j.revision into revision from public.video_jobs j
+      select j.revision, j.status into revision, status from public.video_jobs j
         where j.id = write_video_job_changes_v1.job_id for update;
       select coalesce(jsonb_object_agg(a.attempt::text, a.state) filter (where a.open), '{}') into states
         from (select x.attempt, x.state, x.state in ('submitting', 'unknown', 'queued', 'running') as open
@@ -809,10 +1094,18 @@ begin
       end loop;
       perform public.video_job_set_v1(job_id, null, array['plan', 'progress', 'history'], change -> 'job',
         change -> 'job_instants');
+      if coalesce(change -> 'job' ->> 'status' <> status, false) or exists (
+          select 1 from jsonb_array_elements(change -> 'submissions') p
+          where p -> 'set' ->> 'state' <> coalesce(states ->> (p ->> 'attempt'), '')) then
+        moved := moved || job_id;
+      end if;
     end if;
     "case" := public.video_job_case_v1(write_video_job_changes_v1.job_id);
     return next;
   end loop;
+  perform public.video_job_recount_users_v1(array(
+    select j.user_id from public.video_jobs j where j.id = any (moved)
+    union select a.user_id from public.video_job_attempts a where a.job_id = any (moved)));
 end $$;
 
 CREATE TABLE public.video_job_attempts (
@@ -856,6 +1149,7 @@ COMMENT ON TABLE public.video_job_attempts IS 'talking-head-worker: one row per 
 CREATE TABLE public.video_job_events (
     id bigint NOT NULL,
     job_id uuid NOT NULL,
+    user_id uuid,
     try_number integer,
     attempt integer,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -876,12 +1170,54 @@ ALTER TABLE public.video_job_events ALTER COLUMN id ADD GENERATED ALWAYS AS IDEN
     CACHE 1
 );
 
+CREATE TABLE public.video_job_limits (
+    only_row boolean DEFAULT true NOT NULL,
+    max_in_flight_per_user integer DEFAULT 2 NOT NULL,
+    max_submissions_per_user_per_day integer DEFAULT 50 NOT NULL,
+    max_failed_preparations_per_user_per_hour integer DEFAULT 10 CONSTRAINT video_job_limits_max_failed_preparations_per_user_per__not_null NOT NULL,
+    max_rows_per_user_per_day integer DEFAULT 200 NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT video_job_limits_only_row_check CHECK (only_row)
+);
+
+COMMENT ON TABLE public.video_job_limits IS 'talking-head-worker: one row; what a user may have. From the settings of the worker.';
+
 CREATE TABLE public.video_job_migrations (
     name text NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 COMMENT ON TABLE public.video_job_migrations IS 'talking-head-worker: which sql/migrations files have run here.';
+
+CREATE TABLE public.video_job_stale_users (
+    user_id uuid NOT NULL
+);
+
+COMMENT ON TABLE public.video_job_stale_users IS 'talking-head-worker: users whose counts are to be made anew.';
+
+CREATE TABLE public.video_job_turns (
+    priority integer NOT NULL,
+    turn bigint NOT NULL
+);
+
+COMMENT ON TABLE public.video_job_turns IS 'talking-head-worker: how far the rows of each priority have been served.';
+
+CREATE TABLE public.video_job_users (
+    user_id uuid NOT NULL,
+    turn bigint DEFAULT 0 NOT NULL,
+    preparing integer DEFAULT 0 NOT NULL,
+    in_flight integer DEFAULT 0 NOT NULL,
+    head_priority integer,
+    head_turn bigint,
+    head_created_at timestamp with time zone,
+    head_id uuid,
+    held text,
+    held_until timestamp with time zone,
+    told text,
+    refreshed_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE public.video_job_users IS 'talking-head-worker: one row per user, with the first waiting job and what limits it. Kept by triggers.';
 
 ALTER TABLE ONLY public.video_jobs
     ADD CONSTRAINT one_row_per_idempotency_key UNIQUE NULLS NOT DISTINCT (user_id, idempotency_key);
@@ -895,33 +1231,67 @@ ALTER TABLE ONLY public.video_job_attempts
 ALTER TABLE ONLY public.video_job_events
     ADD CONSTRAINT video_job_events_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.video_job_limits
+    ADD CONSTRAINT video_job_limits_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY public.video_job_migrations
     ADD CONSTRAINT video_job_migrations_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY public.video_job_stale_users
+    ADD CONSTRAINT video_job_stale_users_pkey PRIMARY KEY (user_id);
+
+ALTER TABLE ONLY public.video_job_turns
+    ADD CONSTRAINT video_job_turns_pkey PRIMARY KEY (priority);
+
+ALTER TABLE ONLY public.video_job_users
+    ADD CONSTRAINT video_job_users_pkey PRIMARY KEY (user_id);
 
 ALTER TABLE ONLY public.video_jobs
     ADD CONSTRAINT video_jobs_pkey PRIMARY KEY (id);
 
+CREATE INDEX video_job_attempts_created ON public.video_job_attempts USING btree (created_at);
+
+CREATE INDEX video_job_attempts_of_user ON public.video_job_attempts USING btree (user_id, created_at DESC);
+
 CREATE INDEX video_job_attempts_open ON public.video_job_attempts USING btree (job_id) WHERE (state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'queued'::text, 'running'::text]));
 
-CREATE INDEX video_job_attempts_started ON public.video_job_attempts USING btree (endpoint_id, started_at DESC);
+CREATE INDEX video_job_attempts_open_of_user ON public.video_job_attempts USING btree (user_id) WHERE (state = ANY (ARRAY['submitting'::text, 'unknown'::text, 'queued'::text, 'running'::text]));
 
-CREATE INDEX video_job_attempts_today ON public.video_job_attempts USING btree (created_at);
+CREATE INDEX video_job_attempts_started ON public.video_job_attempts USING btree (endpoint_id, started_at DESC);
 
 CREATE INDEX video_job_events_at ON public.video_job_events USING btree (at);
 
 CREATE INDEX video_job_events_job ON public.video_job_events USING btree (job_id, id);
 
+CREATE INDEX video_job_events_tries ON public.video_job_events USING btree (user_id, at DESC) WHERE (event = ANY (ARRAY['inserted'::text, 'retried'::text]));
+
+CREATE INDEX video_job_events_unprepared ON public.video_job_events USING btree (user_id, at DESC) WHERE (event = 'preparation_failed'::text);
+
+CREATE INDEX video_job_users_busy ON public.video_job_users USING btree (user_id) WHERE ((in_flight > 0) OR (held IS NOT NULL));
+
+CREATE INDEX video_job_users_held ON public.video_job_users USING btree (held_until) WHERE (held_until IS NOT NULL);
+
+CREATE INDEX video_job_users_ready ON public.video_job_users USING btree (head_priority DESC, head_turn, head_created_at, head_id) WHERE ((held IS NULL) AND (head_id IS NOT NULL));
+
+CREATE INDEX video_job_users_untold ON public.video_job_users USING btree (user_id) WHERE (held IS DISTINCT FROM told);
+
 CREATE INDEX video_jobs_active ON public.video_jobs USING btree (id) WHERE (status = ANY (ARRAY['submitted'::text, 'running'::text]));
 
-CREATE INDEX video_jobs_line ON public.video_jobs USING btree (priority DESC, created_at, id) WHERE (status = 'queued'::text);
+CREATE INDEX video_jobs_delayed ON public.video_jobs USING btree (available_at) WHERE ((status = 'queued'::text) AND delayed);
 
-CREATE INDEX video_jobs_line_of_user ON public.video_jobs USING btree (user_id, priority DESC, created_at, id) WHERE (status = 'queued'::text);
+CREATE INDEX video_jobs_line_of_nobody ON public.video_jobs USING btree (priority DESC, turn, created_at, id) WHERE ((status = 'queued'::text) AND (NOT delayed) AND (user_id IS NULL));
 
-CREATE INDEX video_jobs_preparing ON public.video_jobs USING btree (id) WHERE (status = 'preparing'::text);
+CREATE INDEX video_jobs_line_of_user ON public.video_jobs USING btree (user_id, priority DESC, turn, created_at, id) WHERE ((status = 'queued'::text) AND (NOT delayed));
+
+CREATE INDEX video_jobs_placed ON public.video_jobs USING btree (id) WHERE ((status = 'queued'::text) AND (queue_position IS NOT NULL));
+
+CREATE INDEX video_jobs_preparing ON public.video_jobs USING btree (user_id, id) WHERE (status = 'preparing'::text);
+
+CREATE INDEX video_jobs_queued ON public.video_jobs USING btree (created_at) WHERE (status = 'queued'::text);
 
 CREATE INDEX video_jobs_user ON public.video_jobs USING btree (user_id, created_at DESC);
 
-CREATE TRIGGER video_job_attempts_after_change AFTER INSERT OR UPDATE ON public.video_job_attempts FOR EACH ROW EXECUTE FUNCTION public.video_job_attempts_after_change();
+CREATE TRIGGER video_job_attempts_after_change AFTER INSERT OR DELETE OR UPDATE ON public.video_job_attempts FOR EACH ROW EXECUTE FUNCTION public.video_job_attempts_after_change();
 
 CREATE TRIGGER video_jobs_after_change AFTER INSERT OR DELETE OR UPDATE ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_after_change();
 
@@ -939,7 +1309,15 @@ ALTER TABLE public.video_job_attempts ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.video_job_events ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE public.video_job_limits ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE public.video_job_migrations ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_job_stale_users ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_job_turns ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_job_users ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.video_jobs ENABLE ROW LEVEL SECURITY;
 
@@ -948,11 +1326,11 @@ GRANT USAGE ON SCHEMA public TO authenticated;
 GRANT USAGE ON SCHEMA public TO service_role;
 GRANT ALL ON SCHEMA public TO postgres;
 
-REVOKE ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) TO service_role;
+REVOKE ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_video_job_submission_v1(p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[]) TO service_role;
 
-REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer, p_holding uuid[]) TO service_role;
+REVOKE ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_preparing integer, p_holding uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_max_preparing integer, p_holding uuid[]) TO service_role;
 
 REVOKE ALL ON FUNCTION public.count_video_jobs_v1() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.count_video_jobs_v1() TO service_role;
@@ -960,14 +1338,20 @@ GRANT ALL ON FUNCTION public.count_video_jobs_v1() TO service_role;
 REVOKE ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.get_video_job_case_v1(p_job_id uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.get_video_job_limits_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_video_job_limits_v1() TO service_role;
+
 REVOKE ALL ON FUNCTION public.inspect_video_jobs_v1() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.inspect_video_jobs_v1() TO service_role;
 
 REVOKE ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) TO service_role;
 
-REVOKE ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer) TO service_role;
+REVOKE ALL ON FUNCTION public.recount_video_job_users_v1(p_want integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.recount_video_job_users_v1(p_want integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer, p_sentences jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.refresh_video_job_queue_v1(p_places integer, p_sentences jsonb) TO service_role;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_jobs TO service_role;
 GRANT SELECT ON TABLE public.video_jobs TO authenticated;
@@ -1007,6 +1391,9 @@ REVOKE ALL ON FUNCTION public.retry_video_job_v1(id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.retry_video_job_v1(id uuid) TO authenticated;
 GRANT ALL ON FUNCTION public.retry_video_job_v1(id uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.set_video_job_limits_v1(p_limits jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.set_video_job_limits_v1(p_limits jsonb) TO service_role;
+
 REVOKE ALL ON FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) TO service_role;
 
@@ -1018,10 +1405,18 @@ REVOKE ALL ON FUNCTION public.video_job_attempts_after_change() FROM PUBLIC;
 REVOKE ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.video_job_changed_v1(p_old public.video_jobs, p_new public.video_jobs) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION public.video_job_check_people_v1(p_old public.video_jobs, p_new public.video_jobs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_job_check_user_v1(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_check_user_v1(p_user_id uuid) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_columns_v1(p_group text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_columns_v1(p_group text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_end_waits_v1() FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_end_waits_v1() TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_foreign_defaults_v1() FROM PUBLIC;
 
@@ -1030,12 +1425,33 @@ REVOKE ALL ON FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep
 REVOKE ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.video_job_pick_v1(p_object jsonb, p_keys text[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_job_queued_v1(p_row public.video_jobs) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_queued_v1(p_row public.video_jobs) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_recount_user_v1(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_recount_user_v1(p_user_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_recount_users_v1(p_user_ids uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_recount_users_v1(p_user_ids uuid[]) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_room_v1(p_endpoint_id text, OUT open_runs bigint, OUT queued_runs bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_room_v1(p_endpoint_id text, OUT open_runs bigint, OUT queued_runs bigint) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_set_v1(p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_set_v1(p_job_id uuid, p_attempt integer, p_groups text[], p_values jsonb, p_instants jsonb) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_text_v1(p_text text, p_characters integer, p_bytes integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_job_usage_v1(p_user_id uuid, OUT preparing integer, OUT in_flight integer, OUT submissions integer, OUT submissions_until timestamp with time zone, OUT failures integer, OUT failures_until timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_usage_v1(p_user_id uuid, OUT preparing integer, OUT in_flight integer, OUT submissions integer, OUT submissions_until timestamp with time zone, OUT failures integer, OUT failures_until timestamp with time zone) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_jobs_after_change() FROM PUBLIC;
 
@@ -1050,6 +1466,14 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_attempts TO service_
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.video_job_events TO service_role;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_limits TO service_role;
+
 GRANT SELECT ON TABLE public.video_job_migrations TO service_role;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_stale_users TO service_role;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_turns TO service_role;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_users TO service_role;
 
 ALTER PUBLICATION supabase_realtime ADD TABLE public.video_jobs;

@@ -20,7 +20,7 @@ from worker.jobs.job import Case, Job, Submission
 from worker.jobs.run import RunState, RunUpdate
 from worker.plan.media_facts import AudioFacts, ImageFacts, PublishedInputs
 from worker.plan.plan import Plan
-from worker.ports import ClaimLimits, NewSubmission, Written
+from worker.ports import ClaimLimits, NewSubmission, NotBegun, Written
 
 JOB = "00000000-0000-4000-8000-00000000000{}"
 
@@ -224,14 +224,21 @@ class FakeStore:
             self._touch(row)
         return [self._job(row) for row in held]
 
-    async def begin(self, job: Job, submission: NewSubmission) -> Case | None:
+    async def begin(
+        self, job: Job, submission: NewSubmission, limits: ClaimLimits
+    ) -> Case | NotBegun:
         self._enter("begin")
         row = self.rows.get(job.id)
         if row is None or not self._leased(row) or row["attempt"] != job.attempt:
-            return None
+            return NotBegun.CLAIM_LOST
         made = self.look(job.id).submission_count
         if row["cancel_requested"] or self._open(job.id) or made >= submission.max_submissions:
-            return None
+            return NotBegun.CLAIM_LOST
+        live = [sub["state"] for sub in self.attempts.values()
+                if sub["state"] in ("submitting", "queued", "running")]  # fmt: skip
+        queued = sum(state != "running" for state in live)
+        if len(live) >= limits.max_in_flight or queued >= limits.max_queued_runs:
+            return NotBegun.NO_ROOM
         self.attempts[job.id, job.attempt] = dict.fromkeys(SUBMISSION_COLUMNS) | {
             "job_id": job.id, "attempt": job.attempt, "try_number": row["try_number"],
             "endpoint_id": submission.endpoint_id, "state": "submitting",

@@ -31,8 +31,7 @@ POLICY = LifecyclePolicy(
     unknown_wait=None, retry_first=15.0, gpu_price_per_second=None,
 )  # fmt: skip
 LIMITS = ClaimLimits(
-    max_in_flight=99, max_queued_runs=99, max_in_flight_per_user=99,
-    max_submissions_per_user_per_day=99,
+    max_in_flight=99, max_queued_runs=99, max_preparing=12,
 )  # fmt: skip
 SUBMISSION = NewSubmission(
     max_submissions=3, endpoint_id="endpoint", ttl_seconds=9000.0, template_hash="t",
@@ -124,6 +123,7 @@ class Harness:
             effects=effects,
             readiness=self.readiness,
             template=template,
+            limits=LIMITS,
             max_submissions=self.policy.max_submissions,
             lease_seconds=LEASE,
             webhook_url=lambda job, attempt: f"https://w/{job}/{attempt}",
@@ -184,7 +184,7 @@ class Harness:
             self.store.insert(number)
         (case,) = await self.store.claim(1, LIMITS, holding=list(self.store.rows))
         assert case.job is not None
-        await self.store.begin(case.job, SUBMISSION)
+        await self.store.begin(case.job, SUBMISSION, LIMITS)
         if run_id == "":
             self.store.now += LEASE + 1
             await self.reconciler.sweep()

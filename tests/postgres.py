@@ -27,6 +27,11 @@ set session_replication_role = replica;
 delete from public.video_jobs;
 delete from public.video_job_attempts;
 delete from public.video_job_events;
+delete from public.video_job_users;
+delete from public.video_job_stale_users;
+delete from public.video_job_turns;
+delete from public.video_job_limits;
+insert into public.video_job_limits default values;
 """
 Row = dict[str, Any]
 _numbers = itertools.count(1)

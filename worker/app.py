@@ -31,6 +31,7 @@ from worker.policies import (
     lifecycle_policy,
     own_addresses,
     read_template,
+    user_limits,
 )
 from worker.reconcile.effects import EffectRunner
 from worker.reconcile.not_accepted import NotAcceptedDetector
@@ -149,6 +150,7 @@ class App:
         self.dispatcher = self._dispatcher()
         self.schedule = Schedule(
             settings,
+            limits=user_limits(settings),
             store=self.store,
             media=self.media,
             listener=self.listener,
@@ -190,6 +192,7 @@ class App:
             readiness=self.readiness,
             template=self._template,
             max_submissions=settings.max_submissions,
+            limits=claim_limits(settings),
             lease_seconds=settings.lease_seconds,
             webhook_url=lambda job_id, attempt: webhook_url(
                 settings.public_url, self._secrets, job_id, attempt

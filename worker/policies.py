@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worker.jobs.errors import WorkflowInvalid
 from worker.jobs.retry import LifecyclePolicy
+from worker.jobs.waiting import UserLimits
 from worker.media.decoder_process import DecoderLimits
 from worker.media.inputs import InputPolicy
 from worker.ports import ClaimLimits
@@ -64,8 +65,17 @@ def claim_limits(settings: Settings) -> ClaimLimits:
     return ClaimLimits(
         max_in_flight=settings.max_in_flight,
         max_queued_runs=settings.max_queued_runs,
+        max_preparing=settings.max_preparing,
+    )
+
+
+def user_limits(settings: Settings) -> UserLimits:
+    """What one user may have."""
+    return UserLimits(
         max_in_flight_per_user=settings.max_in_flight_per_user,
         max_submissions_per_user_per_day=settings.max_submissions_per_user_per_day,
+        max_failed_preparations_per_user_per_hour=settings.max_failed_preparations_per_user_per_hour,
+        max_rows_per_user_per_day=settings.max_rows_per_user_per_day,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol
 
 from worker.jobs.change import Change
@@ -24,12 +25,11 @@ Sleep = Callable[[float], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimLimits:
-    """What a claim must not exceed."""
+    """What claims and submissions must not exceed; what users may have is in video_job_limits."""
 
     max_in_flight: int
     max_queued_runs: int
-    max_in_flight_per_user: int
-    max_submissions_per_user_per_day: int
+    max_preparing: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,13 @@ class NewSubmission:
     plan: Mapping[str, Any]
     columns: Mapping[str, Any]
     input_objects: Sequence[str] = ()
+
+
+class NotBegun(Enum):
+    """Why a submission was not committed."""
+
+    CLAIM_LOST = "claim_lost"
+    NO_ROOM = "no_room"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +74,9 @@ class JobStore(Protocol):
 
     async def renew(self, job_ids: Sequence[str]) -> list[Job]: ...
 
-    async def begin(self, job: Job, submission: NewSubmission) -> Case | None: ...
+    async def begin(
+        self, job: Job, submission: NewSubmission, limits: ClaimLimits
+    ) -> Case | NotBegun: ...
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]: ...
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from worker.dispatch.dispatcher import Dispatcher
 from worker.jobs.job import Job
+from worker.jobs.waiting import UserLimits, sentences
 from worker.media.inputs import InputMedia
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats, Wakeup, every
@@ -23,6 +24,9 @@ HINT_SECONDS = 3.0
 HINTS_KEPT = 10_000
 SLOWEST_TICK = 120.0
 HOUR = 3600.0
+# Places in line that are written into rows, and users that are counted anew, in a sweep.
+PLACES = 200
+RECOUNTED = 200
 
 
 class Wakeups:
@@ -73,6 +77,7 @@ class Schedule:
         self,
         settings: Settings,
         *,
+        limits: UserLimits,
         store: SupabaseStore,
         media: InputMedia,
         listener: RealtimeListener,
@@ -84,6 +89,8 @@ class Schedule:
         utc_now: Callable[[], datetime],
     ) -> None:
         self._settings = settings
+        self._limits = limits
+        self._limits_written = False
         self._store = store
         self._media = media
         self._listener = listener
@@ -127,7 +134,9 @@ class Schedule:
     async def sweep(self) -> float | None:
         """Find what no event told of: stranded rows, waiting rows, a Realtime that is silent."""
         await self._reconciler.sweep()
-        await self._store.refresh_queue(100)
+        await self._store.recount_users(RECOUNTED)
+        await self._store.refresh_queue(PLACES, sentences(self._limits))
+        await self._compare_limits()
         self._wakeups.dispatch.set()
         if self._listener.state != "ready":
             reason = "no changes are heard; rows are found by the sweep alone"
@@ -136,6 +145,20 @@ class Schedule:
             self._readiness.clear("realtime")
         METRICS.count_jobs(await self._store.count())
         return None
+
+    async def _compare_limits(self) -> None:
+        """Write the limits once; say so when another worker has written others since."""
+        if not self._limits_written:
+            await self._store.set_limits(self._limits)
+            self._limits_written = True
+        known, ours = await self._store.limits(), self._limits.as_row()
+        differ = [name for name in ours if known.get(name) != ours[name]]
+        others = [f"{name.upper()}={known.get(name)}" for name in differ]
+        if others:
+            reason = f"another worker has written other limits: {', '.join(others)}"
+            self._readiness.report("limits", reason)
+        else:
+            self._readiness.clear("limits")
 
     async def prune(self) -> float | None:
         """Once an hour: forget old history, remove prepared inputs of jobs that are over."""

@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         le=MANY,
         description="Most of these that may wait at RunPod. Set it to the endpoint's max workers.",
     )
+    max_preparing: int = Field(
+        default=32,
+        ge=1,
+        le=MANY,
+        description="Most jobs whose files are fetched and checked at a time.",
+    )
     max_in_flight_per_user: int = Field(
         default=2, ge=1, le=MANY, description="Most open runs of one user_id."
     )
@@ -110,6 +116,19 @@ class Settings(BaseSettings):
         ge=1,
         le=MANY,
         description="Most submissions of one user_id within 24 hours, retries included.",
+    )
+    max_failed_preparations_per_user_per_hour: int = Field(
+        default=10,
+        ge=1,
+        le=MANY,
+        description="After so many jobs of one user_id whose files were refused within an hour, "
+        "its others wait.",
+    )
+    max_rows_per_user_per_day: int = Field(
+        default=200,
+        ge=1,
+        le=MANY,
+        description="Most jobs that a browser's user may insert or retry within 24 hours.",
     )
     max_submissions: int = Field(
         default=3, ge=1, le=100, description="Most accepted or unknown submissions within one try."

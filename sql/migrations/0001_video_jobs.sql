@@ -14,7 +14,8 @@ do $$
 declare
   ours text;
 begin
-  foreach ours in array array['video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations'] loop
+  foreach ours in array array['video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations',
+      'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits'] loop
     if to_regclass('public.' || ours) is not null
        and coalesce(obj_description(to_regclass('public.' || ours), 'pg_class'), '') not like 'talking-head-worker:%' then
       raise exception 'public.% exists already and is not from this project. '
@@ -84,6 +85,11 @@ create table if not exists public.video_jobs (
   attempt integer not null default 0,
   try_number integer not null default 1,
   available_at timestamptz not null default now(),
+  -- its place among all users' rows (the lower the earlier); delayed: available_at is still to come
+  turn bigint not null default 0,
+  delayed boolean not null default false,
+  inserted_by text not null default 'service',
+  claimed_at timestamptz,
   lease_owner uuid,
   lease_expires_at timestamptz,
   claimed_alone boolean not null default false,
@@ -121,6 +127,7 @@ create table if not exists public.video_jobs (
      'generating', 'saving', 'cancelling', 'paused_budget', 'done')),
   constraint progress_must_be_between_0_and_100 check (progress between 0 and 100),
   constraint progress_source_is_not_one_of_ours check (progress_source in ('reported', 'estimated')),
+  constraint inserted_by_is_not_one_of_ours check (inserted_by in ('user', 'service')),
   constraint completed_needs_a_video_url check (status <> 'completed' or video_url is not null),
   constraint failed_needs_an_error_code check (status <> 'failed' or error_code is not null),
   constraint worker_texts_are_too_long check (
@@ -145,10 +152,14 @@ end $$;
 
 -- Rows in work are few, so their indexes hold only the id: with an instant that every update moves, no
 -- update could stay on its page (HOT), and each would write all the indexes.
-create index if not exists video_jobs_line on public.video_jobs (priority desc, created_at, id) where status = 'queued';
-create index if not exists video_jobs_line_of_user on public.video_jobs (user_id, priority desc, created_at, id)
-  where status = 'queued';
-create index if not exists video_jobs_preparing on public.video_jobs (id) where status = 'preparing';
+create index if not exists video_jobs_line_of_user on public.video_jobs (user_id, priority desc, turn, created_at, id)
+  where status = 'queued' and not delayed;
+create index if not exists video_jobs_line_of_nobody on public.video_jobs (priority desc, turn, created_at, id)
+  where status = 'queued' and not delayed and user_id is null;
+create index if not exists video_jobs_delayed on public.video_jobs (available_at) where status = 'queued' and delayed;
+create index if not exists video_jobs_queued on public.video_jobs (created_at) where status = 'queued';
+create index if not exists video_jobs_placed on public.video_jobs (id) where status = 'queued' and queue_position is not null;
+create index if not exists video_jobs_preparing on public.video_jobs (user_id, id) where status = 'preparing';
 create index if not exists video_jobs_active on public.video_jobs (id) where status in ('submitted', 'running');
 create index if not exists video_jobs_user on public.video_jobs (user_id, created_at desc);
 alter table public.video_jobs set (fillfactor = 80);
@@ -172,7 +183,8 @@ language sql immutable set search_path = '' as $$
     -- by the worker, kept by a retry
     when 'history' then array['cost_usd']
     -- by triggers and the claim alone
-    when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt']
+    when 'record' then array['id', 'created_at', 'updated_at', 'revision', 'try_number', 'attempt', 'turn', 'delayed', 'inserted_by',
+      'claimed_at']
     -- the worker's columns of video_job_attempts
     when 'submission' then array['state', 'runpod_job_id', 'video_url', 'delay_ms', 'execution_ms', 'cost_usd', 'error_code',
       'error_message', 'resend', 'raw_error', 'reported', 'missing_looks', 'reported_at', 'submitted_at', 'started_at', 'ended_at', 'seen_at',
@@ -234,13 +246,17 @@ comment on table public.video_job_attempts is
 
 create index if not exists video_job_attempts_open on public.video_job_attempts (job_id)
   where state in ('submitting', 'unknown', 'queued', 'running');
-create index if not exists video_job_attempts_today on public.video_job_attempts (created_at);
+create index if not exists video_job_attempts_open_of_user on public.video_job_attempts (user_id)
+  where state in ('submitting', 'unknown', 'queued', 'running');
+create index if not exists video_job_attempts_of_user on public.video_job_attempts (user_id, created_at desc);
+create index if not exists video_job_attempts_created on public.video_job_attempts (created_at);
 create index if not exists video_job_attempts_started on public.video_job_attempts (endpoint_id, started_at desc);
 alter table public.video_job_attempts set (fillfactor = 80);
 
 create table if not exists public.video_job_events (
   id bigint generated always as identity primary key,
   job_id uuid not null,
+  user_id uuid,
   try_number integer,
   attempt integer,
   at timestamptz not null default clock_timestamp(),
@@ -253,6 +269,63 @@ comment on table public.video_job_events is
   'talking-head-worker: what happened to each job, when and why. Written by triggers, append-only.';
 create index if not exists video_job_events_job on public.video_job_events (job_id, id);
 create index if not exists video_job_events_at on public.video_job_events (at);
+-- What the limits of a user count.
+create index if not exists video_job_events_tries on public.video_job_events (user_id, at desc)
+  where event in ('inserted', 'retried');
+create index if not exists video_job_events_unprepared on public.video_job_events (user_id, at desc)
+  where event = 'preparation_failed';
+
+-- One row per user who has inserted a job: who is served next, and what that depends on. Every value but `turn` can be
+-- counted anew from the other tables (video_job_refresh_user_v1); rows without a user are each a user of their own.
+create table if not exists public.video_job_users (
+  user_id uuid primary key,
+  -- the last turn that a row of this user was given
+  turn bigint not null default 0,
+  preparing integer not null default 0,
+  -- rows in preparation, and open runs
+  in_flight integer not null default 0,
+  -- the first of the waiting rows that need not wait for an instant
+  head_priority integer,
+  head_turn bigint,
+  head_created_at timestamptz,
+  head_id uuid,
+  -- the limit that none of them may be claimed for, and when it passes if nothing else happens
+  held text,
+  held_until timestamptz,
+  -- what the rows say of that
+  told text,
+  refreshed_at timestamptz not null default now()
+);
+comment on table public.video_job_users is
+  'talking-head-worker: one row per user, with the first waiting job and what limits it. Kept by triggers.';
+create index if not exists video_job_users_ready on public.video_job_users (head_priority desc, head_turn, head_created_at, head_id)
+  where held is null and head_id is not null;
+create index if not exists video_job_users_held on public.video_job_users (held_until) where held_until is not null;
+create index if not exists video_job_users_busy on public.video_job_users (user_id) where in_flight > 0 or held is not null;
+create index if not exists video_job_users_untold on public.video_job_users (user_id) where held is distinct from told;
+
+-- Users whose row was locked when it should have been counted anew; the next claim does it.
+create table if not exists public.video_job_stale_users (user_id uuid primary key);
+comment on table public.video_job_stale_users is 'talking-head-worker: users whose counts are to be made anew.';
+
+-- How far each priority has been served: new rows of users without waiting rows are given their turn from here.
+create table if not exists public.video_job_turns (
+  priority integer primary key,
+  turn bigint not null
+);
+comment on table public.video_job_turns is 'talking-head-worker: how far the rows of each priority have been served.';
+
+-- The limits that the database holds: one row, written by the worker from its settings when it starts.
+create table if not exists public.video_job_limits (
+  only_row boolean primary key default true check (only_row),
+  max_in_flight_per_user integer not null default 2,
+  max_submissions_per_user_per_day integer not null default 50,
+  max_failed_preparations_per_user_per_hour integer not null default 10,
+  max_rows_per_user_per_day integer not null default 200,
+  updated_at timestamptz not null default now()
+);
+comment on table public.video_job_limits is 'talking-head-worker: one row; what a user may have. From the settings of the worker.';
+insert into public.video_job_limits default values on conflict do nothing;
 
 -- Rights. New tables get none on Supabase (since October 2026), so each is named; on older
 -- projects the defaults granted too much, so each is revoked first.
@@ -260,13 +333,20 @@ alter table public.video_jobs enable row level security;
 alter table public.video_job_attempts enable row level security;
 alter table public.video_job_events enable row level security;
 alter table public.video_job_migrations enable row level security;
+alter table public.video_job_users enable row level security;
+alter table public.video_job_stale_users enable row level security;
+alter table public.video_job_turns enable row level security;
+alter table public.video_job_limits enable row level security;
 
-revoke all on public.video_jobs, public.video_job_attempts, public.video_job_events, public.video_job_migrations
+revoke all on public.video_jobs, public.video_job_attempts, public.video_job_events, public.video_job_migrations,
+  public.video_job_users, public.video_job_stale_users, public.video_job_turns, public.video_job_limits
   from public, anon, authenticated, service_role;
 grant usage on schema public to authenticated, service_role;
 grant select, insert, update, delete on public.video_jobs, public.video_job_attempts to service_role;
 grant select, insert, delete on public.video_job_events to service_role;
 grant select on public.video_job_migrations to service_role;
+grant select, insert, update, delete on public.video_job_users, public.video_job_stale_users, public.video_job_turns,
+  public.video_job_limits to service_role;
 
 grant select on public.video_jobs to authenticated;
 do $$ begin

@@ -55,7 +55,7 @@ language sql stable set search_path = '' as $$
   select r.* from jsonb_populate_record(null::public.video_jobs,
     public.video_job_foreign_defaults_v1() || jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
       'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
-      'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
+      'phase_detail', 'Waiting in line.', 'turn', 0, 'delayed', false, 'inserted_by', 'service', 'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
     || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
 $$;
 revoke execute on function public.video_job_fresh_v1(public.video_jobs, text[]) from public, anon, authenticated;
@@ -69,10 +69,13 @@ begin
     raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
   end if;
   -- With anonymous sign-in anybody may insert; a line that long is no use to its owner and slows the claim.
-  if auth.role() = 'authenticated' and (
-      select count(*) from (select 1 from public.video_jobs j
-                            where j.user_id = new.user_id and j.status = 'queued' limit 200) w) >= 200 then
-    raise exception 'You have 200 jobs waiting. Wait until some of them are done, then insert more.';
+  if auth.role() = 'authenticated' then
+    if (select count(*) from (select 1 from public.video_jobs j
+                              where j.user_id = new.user_id and j.status = 'queued' limit 200) w) >= 200 then
+      raise exception 'You have 200 jobs waiting. Wait until some of them are done, then insert more.'
+        using hint = 'too_many_waiting_jobs';
+    end if;
+    perform public.video_job_check_user_v1(auth.uid());
   end if;
   -- Otherwise an old run's result could land in a new job.
   if exists (select 1 from public.video_job_attempts a where a.job_id = new.id) then
@@ -80,11 +83,25 @@ begin
   end if;
   new := public.video_job_fresh_v1(new, array['id'] || public.video_job_columns_v1('input')
     || public.video_job_columns_v1('owner') || public.video_job_columns_v1('people'));
+  new.inserted_by := case auth.role() when 'authenticated' then 'user' else 'service' end;
   if cancelled then
-    new.status := 'cancelled'; new.phase := 'done'; new.completed_at := now();
+    new.status := 'cancelled'; new.phase := 'done'; new.phase_detail := null; new.completed_at := now();
+  else
+    new.turn := public.video_job_next_turn_v1(new.user_id, new.priority);
   end if;
   return new;
 end $$;
+
+-- The columns whose values differ, but for what every update sets.
+create or replace function public.video_job_changed_v1(p_old public.video_jobs, p_new public.video_jobs) returns text[]
+language sql stable set search_path = '' as $$
+  select coalesce(array_agg(n.key order by n.key), '{}') from jsonb_each(to_jsonb(p_new)) n
+  where n.value is distinct from to_jsonb(p_old) -> n.key and n.key not in ('updated_at', 'revision')
+    -- A generated column is computed after a BEFORE trigger, and differs until then.
+    and not exists (select 1 from pg_catalog.pg_attribute a
+                    where a.attrelid = 'public.video_jobs'::regclass and a.attname = n.key and a.attgenerated <> '')
+$$;
+revoke execute on function public.video_job_changed_v1(public.video_jobs, public.video_jobs) from public, anon, authenticated;
 
 -- What people may change, as an allow-list: whatever else differs is refused by its name.
 create or replace function public.video_job_check_people_v1(p_old public.video_jobs, p_new public.video_jobs) returns void
@@ -92,17 +109,10 @@ language plpgsql set search_path = '' as $$
 declare
   correctable constant boolean := p_old.status in ('failed', 'cancelled') or (p_old.status = 'queued' and p_old.attempt = 0);
   inputs constant text[] := public.video_job_columns_v1('input') || public.video_job_columns_v1('owner');
-  changed constant text[] := array(
-    select n.key from jsonb_each(to_jsonb(p_new)) n
-    where n.value is distinct from to_jsonb(p_old) -> n.key
-      and n.key <> all (array['status', 'updated_at', 'revision'] || public.video_job_columns_v1('people')));
-  -- A generated column is computed after this trigger, and differs until then.
+  changed constant text[] := public.video_job_changed_v1(p_old, p_new);
   closed constant text[] := array(
     select c from unnest(changed) c
-    where c <> all (inputs) and not exists (
-      select 1 from pg_catalog.pg_attribute a
-      where a.attrelid = 'public.video_jobs'::regclass and a.attname = c and a.attgenerated <> '')
-    order by c);
+    where c <> all (inputs || array['status'] || public.video_job_columns_v1('people')));
 begin
   if changed && inputs and not correctable then
     raise exception 'The inputs of a job are fixed once the worker has taken it (status %). '
@@ -150,10 +160,15 @@ begin
     if public.video_job_has_open_submission_v1(old.id) then
       raise exception 'A run of this job may still be live at RunPod. Try again when it has ended.';
     end if;
+    if auth.role() = 'authenticated' then
+      perform public.video_job_check_user_v1(auth.uid());
+    end if;
     new := public.video_job_fresh_v1(new, array['metadata', 'priority']
       || public.video_job_columns_v1('record') || public.video_job_columns_v1('input')
       || public.video_job_columns_v1('owner') || public.video_job_columns_v1('history'));
     new.try_number := old.try_number + 1;
+    new.turn := public.video_job_next_turn_v1(new.user_id, new.priority);
+    new.delayed := false;
     return new;
   end if;
 
@@ -190,12 +205,17 @@ begin
     new.queue_position := null;
   end if;
   if new.status in ('completed', 'failed', 'cancelled') then
-    new.eta_at := null; new.ending_code := null; new.ending_message := null;
+    new.phase_detail := null; new.eta_at := null; new.ending_code := null; new.ending_message := null;
   end if;
   -- A result must never be refused because of a text that came with it.
   new.phase_detail := public.video_job_text_v1(new.phase_detail, 300, 600);
   new.error_message := public.video_job_text_v1(new.error_message, 1000, 1500);
   new.ending_message := public.video_job_text_v1(new.ending_message, 1000, 1500);
+  new.delayed := new.status = 'queued' and new.available_at > now();
+  -- An update that changes nothing writes nothing: neither a version of the row nor an event.
+  if not by_worker and public.video_job_changed_v1(old, new) = '{}' then
+    return null;
+  end if;
   return new;
 end $$;
 
@@ -206,17 +226,26 @@ declare
   detail jsonb := '{}';
 begin
   if tg_op = 'DELETE' then
-    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
-    values (old.id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
+    values (old.id, old.user_id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
+    perform public.video_job_recount_users_v1(array[old.user_id]);
   elsif tg_op = 'INSERT' then
-    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase)
-    values (new.id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
+    values (new.id, new.user_id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
+    perform public.video_job_queued_v1(new);
     return null;
   else
+    -- The worker's functions count the users of all their rows at their end.
+    if coalesce(current_setting('video_jobs.recount', true), '') <> 'later'
+       and (new.status, new.delayed, new.priority, new.turn, new.user_id, new.lease_expires_at is null)
+           is distinct from (old.status, old.delayed, old.priority, old.turn, old.user_id, old.lease_expires_at is null) then
+      perform public.video_job_recount_users_v1(array[old.user_id, new.user_id]);
+    end if;
     what := case
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
       when new.crashes > old.crashes then 'lease_expired'
+      when old.status = 'preparing' and new.status = 'failed' then 'preparation_failed'
       when new.status = 'queued' and old.status <> 'queued' then 'released'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'
@@ -228,8 +257,8 @@ begin
     end if;
     detail := jsonb_strip_nulls(jsonb_build_object('detail', new.phase_detail, 'error_code', new.error_code,
       'error_message', new.error_message, 'runpod_job_id', new.runpod_job_id));
-    insert into public.video_job_events (job_id, try_number, attempt, event, status, phase, detail)
-    values (new.id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase, detail)
+    values (new.id, new.user_id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
     if not (new.cancel_requested and not old.cancel_requested) then
       return null;
     end if;
@@ -243,9 +272,17 @@ end $$;
 create or replace function public.video_job_attempts_after_change() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
+  if tg_op = 'DELETE' then
+    perform public.video_job_recount_users_v1(array[old.user_id]);
+    return null;
+  end if;
+  if coalesce(current_setting('video_jobs.recount', true), '') <> 'later' and (
+      tg_op = 'INSERT' or (new.state, new.user_id, new.created_at) is distinct from (old.state, old.user_id, old.created_at)) then
+    perform public.video_job_recount_users_v1(array[case when tg_op = 'UPDATE' then old.user_id end, new.user_id]);
+  end if;
   if tg_op = 'INSERT' or new.state <> old.state then
-    insert into public.video_job_events (job_id, try_number, attempt, event, detail)
-    values (new.job_id, new.try_number, new.attempt, 'submission_' || new.state,
+    insert into public.video_job_events (job_id, user_id, try_number, attempt, event, detail)
+    values (new.job_id, new.user_id, new.try_number, new.attempt, 'submission_' || new.state,
       nullif(jsonb_strip_nulls(jsonb_build_object('runpod_job_id', new.runpod_job_id, 'error_code', new.error_code,
         'raw_error', new.raw_error, 'execution_ms', new.execution_ms)), '{}'));
   end if;
@@ -258,7 +295,7 @@ create or replace trigger video_jobs_before_update before update on public.video
   for each row execute function public.video_jobs_before_update();
 create or replace trigger video_jobs_after_change after insert or update or delete on public.video_jobs
   for each row execute function public.video_jobs_after_change();
-create or replace trigger video_job_attempts_after_change after insert or update on public.video_job_attempts
+create or replace trigger video_job_attempts_after_change after insert or update or delete on public.video_job_attempts
   for each row execute function public.video_job_attempts_after_change();
 
 revoke execute on function public.video_jobs_before_insert(), public.video_jobs_before_update(),

@@ -63,128 +63,6 @@ language sql stable set search_path = '' as $$
   order by s.id limit p_want
 $$;
 
--- Takes rows for a while: as many as all limits allow, in fair order (each user's first job before anyone's second).
--- p_holding: the rows this owner works on. Others in its name were claimed with an answer that never arrived:
--- they are handed out again, under the same attempt. Null: the owner does not say.
-create or replace function public.claim_video_jobs_v1(
-  p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer,
-  p_max_queued_runs integer, p_max_in_flight_per_user integer, p_max_submissions_per_user_per_day integer,
-  p_holding uuid[] default null)
-returns setof jsonb
-language plpgsql set search_path = '' as $$
-declare
-  again uuid[] := '{}';
-  preparing integer;
-  mine integer;
-  alone boolean;
-  slots integer;
-  candidates uuid[];
-  suspects boolean[];
-  picked uuid[] := '{}';
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  if p_holding is not null then
-    with unanswered as (
-      select q.id from public.video_jobs q
-      where q.status = 'preparing' and q.lease_owner = p_owner and q.lease_expires_at >= now() and q.id <> all (p_holding)
-        and not public.video_job_has_open_submission_v1(q.id)
-      order by q.id limit p_want for update skip locked
-    ), renewed as (
-      update public.video_jobs j set lease_expires_at = now() + make_interval(secs => p_lease_seconds)
-        from unanswered u where j.id = u.id returning j.id
-    )
-    select coalesce(array_agg(r.id), '{}') into again from renewed r;
-    return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
-    p_want := p_want - cardinality(again);
-  end if;
-  if not exists (select 1 from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) then
-    return;
-  end if;
-  -- The limits are counts over many rows: two claims at once could each see the last free slot.
-  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
-
-  select count(*), count(*) filter (where j.lease_owner = p_owner),
-         coalesce(bool_or(j.claimed_alone) filter (where j.lease_owner = p_owner), false)
-    into preparing, mine, alone
-    from public.video_jobs j where j.status = 'preparing' and j.lease_expires_at >= now();
-  if alone then
-    return;
-  end if;
-  select least(p_want,
-      p_max_in_flight - preparing - count(*),
-      p_max_queued_runs - preparing - count(*) filter (where a.state = 'queued' and a.endpoint_id = p_endpoint_id))
-    into slots from public.video_job_attempts a where a.state in ('queued', 'running');
-  if slots <= 0 then
-    return;
-  end if;
-
-  -- Whole-table counts instead of one look-up for each user: 100,000 users may wait, but few are in work.
-  -- A lease that has run out counts until it is recovered: its run may be live.
-  with held_slots as (
-    select u.user_id, count(*) as in_flight from (
-      select a.user_id from public.video_job_attempts a where a.state in ('unknown', 'queued', 'running')
-      union all
-      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at is not null) u
-    group by u.user_id
-  ), spent as (
-    select u.user_id, count(*) as today from (
-      select a.user_id from public.video_job_attempts a
-        where a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
-      union all
-      select p.user_id from public.video_jobs p where p.status = 'preparing' and p.lease_expires_at is not null) u
-    group by u.user_id
-  ), waiting as (
-    select * from (
-      select j.id, j.user_id, j.priority, j.created_at, j.crashes > 0 as suspect,
-             row_number() over (partition by j.user_id order by j.priority desc, j.created_at, j.id) as nth
-      from public.video_jobs j where j.status = 'queued' and j.available_at <= now()) w
-    where w.nth <= 50  -- more of one user can neither be claimed now nor need a word
-  ), line as (
-    select w.id, w.suspect,
-      row_number() over (order by w.priority desc, w.nth + coalesce(h.in_flight, 0), w.created_at, w.id) as place,
-      case when w.user_id is null then null
-           when coalesce(s.today, 0) + w.nth > p_max_submissions_per_user_per_day
-             then 'Waiting: the limit of ' || p_max_submissions_per_user_per_day || ' submissions in 24 hours is reached.'
-           when coalesce(h.in_flight, 0) + w.nth > p_max_in_flight_per_user
-             then 'Waiting for another of your jobs to finish (' || p_max_in_flight_per_user || ' at a time).' end as held
-    from waiting w
-    left join held_slots h on h.user_id = w.user_id
-    left join spent s on s.user_id = w.user_id
-  ), told as (
-    update public.video_jobs j set phase_detail = t.held
-      from (select q.id, h.held
-            from (select l.id, l.held from line l where l.held is not null order by l.place limit 50) h
-            join public.video_jobs q on q.id = h.id
-            where q.status = 'queued' and q.phase_detail is distinct from h.held for update of q skip locked) t
-      where j.id = t.id
-  ), free as (
-    select l.id, l.suspect, l.place from line l where l.held is null order by l.place limit 200
-  )
-  select array_agg(f.id order by f.place), array_agg(f.suspect order by f.place) into candidates, suspects from free f;
-
-  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
-  for n in 1 .. coalesce(array_length(candidates, 1), 0) loop
-    -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
-    continue when picked <> '{}' and suspects[n];
-    perform from public.video_jobs j
-      where j.id = candidates[n] and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
-      for update skip locked;
-    continue when not found;
-    if suspects[n] and mine > 0 then
-      return;
-    end if;
-    picked := picked || candidates[n];
-    exit when suspects[n] or cardinality(picked) >= slots;
-  end loop;
-
-  update public.video_jobs j
-    set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1,
-        lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
-        claimed_alone = j.crashes > 0
-    where j.id = any (picked);
-  return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
-end $$;
-
 -- Renews what is still held; what is missing from the answer is lost, what asks to be cancelled says so.
 create or replace function public.renew_video_job_leases_v1(p_owner uuid, p_job_ids uuid[], p_lease_seconds double precision)
 returns setof public.video_jobs
@@ -225,17 +103,20 @@ begin
 end $$;
 
 -- Committed before POST /run: from here on a crash means "outcome unknown", never "not sent". Returns the case.
--- Submissions of this try that may have been paid count against p_max_submissions.
+-- Submissions of this try that may have been paid count against p_max_submissions. Answers no row when the claim is lost,
+-- and {room: false} when p_max_in_flight runs are open or p_max_queued_runs wait at the endpoint.
 create or replace function public.begin_video_job_submission_v1(
   p_job_id uuid, p_attempt integer, p_owner uuid, p_lease_seconds double precision, p_max_submissions integer,
-  p_endpoint_id text, p_ttl_seconds double precision, p_template_hash text, p_plan jsonb, p_columns jsonb,
-  p_input_objects text[])
+  p_endpoint_id text, p_max_in_flight integer, p_max_queued_runs integer, p_ttl_seconds double precision,
+  p_template_hash text, p_plan jsonb, p_columns jsonb, p_input_objects text[])
 returns setof jsonb
 language plpgsql set search_path = '' as $$
 declare
   job public.video_jobs;
 begin
-  perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
+  -- Counts over many rows: two at once could each see the last place.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   if p_columns - public.video_job_columns_v1('plan') <> '{}' then
     raise exception 'A plan may not write %.', p_columns - public.video_job_columns_v1('plan');
   end if;
@@ -247,6 +128,11 @@ begin
            and a.state <> 'refused') >= p_max_submissions then
     return;
   end if;
+  if exists (select 1 from public.video_job_room_v1(p_endpoint_id) r
+             where r.open_runs >= p_max_in_flight or r.queued_runs >= p_max_queued_runs) then
+    return query select jsonb_build_object('job_id', p_job_id, 'room', false);
+    return;
+  end if;
   insert into public.video_job_attempts
     (job_id, attempt, try_number, user_id, endpoint_id, plan, template_hash, input_objects, expires_at, next_poll_at)
   values (p_job_id, p_attempt, job.try_number, job.user_id, p_endpoint_id, p_plan, p_template_hash, p_input_objects,
@@ -255,6 +141,7 @@ begin
     now() + make_interval(secs => 2 * p_lease_seconds));
   perform public.video_job_set_v1(p_job_id, null, array['plan', 'progress'],
     p_columns || '{"crashes": 0, "crashes_alone": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
+  perform public.video_job_recount_users_v1(array[job.user_id]);
   return query select public.video_job_case_v1(p_job_id) || jsonb_build_object('job_id', p_job_id);
 end $$;
 
@@ -294,16 +181,18 @@ declare
   change jsonb;
   part jsonb;
   revision bigint;
+  status text;
   states jsonb;
+  moved uuid[] := '{}';
 begin
-  perform set_config('video_jobs.writer', 'worker', true);
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   perform set_config('lock_timeout', '250ms', true);
   for change in select c from jsonb_array_elements(p_changes) c order by c ->> 'job_id' loop
     job_id := (change ->> 'job_id')::uuid;
     took := false;
     locked := false;
     begin
-      select j.revision into revision from public.video_jobs j
+      select j.revision, j.status into revision, status from public.video_jobs j
         where j.id = write_video_job_changes_v1.job_id for update;
       select coalesce(jsonb_object_agg(a.attempt::text, a.state) filter (where a.open), '{}') into states
         from (select x.attempt, x.state, x.state in ('submitting', 'unknown', 'queued', 'running') as open
@@ -326,30 +215,18 @@ begin
       end loop;
       perform public.video_job_set_v1(job_id, null, array['plan', 'progress', 'history'], change -> 'job',
         change -> 'job_instants');
+      if coalesce(change -> 'job' ->> 'status' <> status, false) or exists (
+          select 1 from jsonb_array_elements(change -> 'submissions') p
+          where p -> 'set' ->> 'state' <> coalesce(states ->> (p ->> 'attempt'), '')) then
+        moved := moved || job_id;
+      end if;
     end if;
     "case" := public.video_job_case_v1(write_video_job_changes_v1.job_id);
     return next;
   end loop;
-end $$;
-
--- The first places of the line, for people; only what changed is written.
-create or replace function public.refresh_video_job_queue_v1(p_places integer) returns integer
-language plpgsql set search_path = '' as $$
-declare
-  changed integer;
-begin
-  perform set_config('video_jobs.writer', 'worker', true);
-  with line as (
-    select j.id, row_number() over (order by j.priority desc, j.created_at, j.id) as place
-    from public.video_jobs j where j.status = 'queued' order by j.priority desc, j.created_at, j.id limit p_places
-  )
-  update public.video_jobs j set queue_position = moved.place
-    from (select q.id, line.place from line join public.video_jobs q on q.id = line.id
-          where q.status = 'queued' and q.queue_position is distinct from line.place::integer
-          for update of q skip locked) moved
-    where j.id = moved.id;
-  get diagnostics changed = row_count;
-  return changed;
+  perform public.video_job_recount_users_v1(array(
+    select j.user_id from public.video_jobs j where j.id = any (moved)
+    union select a.user_id from public.video_job_attempts a where a.job_id = any (moved)));
 end $$;
 
 -- Forgets old timeline entries and ended submissions. Submissions of the last 48 hours count for the daily
@@ -378,11 +255,10 @@ declare
 begin
   foreach f in array array[
     'video_job_columns_v1(text)', 'video_job_set_v1(uuid, integer, text[], jsonb, jsonb)', 'video_job_case_v1(uuid)', 'get_video_job_case_v1(uuid)', 'stranded_video_jobs_v1(integer, uuid)',
-    'claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, integer, uuid[])',
     'renew_video_job_leases_v1(uuid, uuid[], double precision)',
-    'begin_video_job_submission_v1(uuid, integer, uuid, double precision, integer, text, double precision, text, jsonb, jsonb, text[])',
+    'begin_video_job_submission_v1(uuid, integer, uuid, double precision, integer, text, integer, integer, double precision, text, jsonb, jsonb, text[])',
     'take_due_video_job_submissions_v1(integer, double precision, boolean, uuid)',
-    'write_video_job_changes_v1(jsonb)', 'refresh_video_job_queue_v1(integer)', 'prune_video_job_history_v1(integer)']
+    'write_video_job_changes_v1(jsonb)', 'prune_video_job_history_v1(integer)']
   loop
     execute format('revoke execute on function public.%s from public, anon, authenticated', f);
     execute format('grant execute on function public.%s to service_role', f);

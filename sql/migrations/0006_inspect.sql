@@ -22,7 +22,8 @@ language sql stable set search_path = '' as $$
     select c.oid, c.relname::text as name, c.relrowsecurity, c.relreplident, c.relacl, c.relowner
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
-      and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations')
+      and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations',
+        'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits')
   ), grants as (
     select o.name, jsonb_object_agg(g.role, g.privileges) as value
     from ours o cross join lateral (

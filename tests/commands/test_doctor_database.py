@@ -13,8 +13,7 @@ pytestmark = [
     pytest.mark.xdist_group("doctor_database"),
 ]
 CLAIM = (
-    "claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, "
-    "integer, uuid[])"
+    "claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, uuid[])"
 )
 
 
@@ -33,9 +32,9 @@ class Fault:
 AGAIN = "migrate --again"
 FAULTS = {
     "a function is missing": Fault(
-        plant="drop function public.refresh_video_job_queue_v1(integer)",
+        plant="drop function public.refresh_video_job_queue_v1(integer, jsonb)",
         check="supabase.functions",
-        says="Missing: refresh_video_job_queue_v1(integer)",
+        says="Missing: refresh_video_job_queue_v1(integer, jsonb)",
         fix=AGAIN,
     ),
     "the worker may not claim": Fault(

@@ -8,8 +8,8 @@ import pytest
 
 from tests.harness import Harness
 from worker.jobs.errors import StoreUnavailable
-from worker.jobs.job import Case, Job, JobStatus, SubmissionState
-from worker.ports import NewSubmission
+from worker.jobs.job import Case, JobStatus, SubmissionState
+from worker.ports import NotBegun
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -21,9 +21,9 @@ async def test_a_lost_answer_to_begin_is_no_unknown_submission(
     harness.store.insert()
     begin: Any = harness.store.begin
 
-    async def lost(job: Job, submission: NewSubmission) -> Case | None:
+    async def lost(*arguments: Any) -> Case | NotBegun:
         if committed:
-            await begin(job, submission)
+            await begin(*arguments)
         raise StoreUnavailable("Supabase does not answer.")
 
     monkeypatch.setattr(harness.store, "begin", lost)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.postgres import Database, Row
 from tests.sql.worker import (
+    USER_LIMITS,
     Worker,
     age,
     alter,
@@ -17,8 +18,10 @@ from tests.sql.worker import (
     expire_lease,
     submitted,
 )
+from worker.jobs.waiting import IN_LINE, sentences
 
 ANN, BEN = uuid4(), uuid4()
+SENTENCES = sentences(USER_LIMITS)
 
 
 def at_once(database: Database, count: int, do: Callable[[Worker], Any]) -> list[Any]:
@@ -128,15 +131,18 @@ def test_what_a_user_has_in_flight_holds_back_its_next_job(
 
 def test_a_job_held_back_says_why(database: Database, worker: Worker) -> None:
     rows = [database.insert(user_id=ANN) for _ in range(3)]
+    assert {database.job(row["id"])["phase_detail"] for row in rows} == {IN_LINE}
     worker.claim(9, max_in_flight_per_user=1)
-    assert [database.job(row["id"])["phase_detail"] for row in rows] == [
-        None,
-        "Waiting for another of your jobs to finish (1 at a time).",
-        "Waiting for another of your jobs to finish (1 at a time).",
-    ]
+    worker.refresh_queue()
+    said = [database.job(row["id"])["phase_detail"] for row in rows]
+    assert said == [None, SENTENCES["in_flight"], SENTENCES["in_flight"]]
     worker.claim(9, max_submissions_per_user_per_day=1)
-    text = database.job(rows[1]["id"])["phase_detail"]
-    assert text == "Waiting: the limit of 1 submissions in 24 hours is reached."
+    worker.refresh_queue()
+    assert database.job(rows[1]["id"])["phase_detail"] == SENTENCES["submissions"]
+    worker.claim(9, max_in_flight_per_user=1, max_submissions_per_user_per_day=9)
+    worker.claim(0)
+    worker.refresh_queue()
+    assert database.job(rows[1]["id"])["phase_detail"] == IN_LINE
 
 
 def test_the_daily_limit_counts_retries_and_deleted_jobs_and_forgets_after_a_day(
@@ -419,17 +425,11 @@ def test_places_in_line_are_written_only_where_they_changed(
     def places() -> list[int | None]:
         return [database.job(row["id"])["queue_position"] for row in rows]
 
-    def refresh(count: int) -> int:
-        answer: int = worker("refresh_video_job_queue_v1", p_places=count)[0][
-            "refresh_video_job_queue_v1"
-        ]
-        return answer
-
-    assert (refresh(2), places()) == (2, [2, 1, None])
-    assert (refresh(3), places()) == (1, [2, 1, 3])
+    assert (worker.refresh_queue(2), places()) == (2, [2, 1, None])
+    assert (worker.refresh_queue(3), places()) == (1, [2, 1, 3])
     worker.claim()
-    assert (refresh(3), places()) == (2, [1, None, 2])
-    assert refresh(3) == 0
+    assert (worker.refresh_queue(3), places()) == (2, [1, None, 2])
+    assert worker.refresh_queue(3) == 0
 
 
 def test_claims_refreshes_and_cancels_in_the_same_moment_do_not_deadlock(
@@ -442,7 +442,7 @@ def test_claims_refreshes_and_cancels_in_the_same_moment_do_not_deadlock(
         for _ in range(12):
             for job in worker.claim(3, max_in_flight_per_user=2, max_queued_runs=9):
                 worker.release(job)
-            worker("refresh_video_job_queue_v1", p_places=50)
+            worker.refresh_queue(50)
             worker.connection.execute(
                 "update public.video_jobs set priority = -priority where status = 'queued'"
                 " and id in (select id from public.video_jobs order by random() limit 1)"

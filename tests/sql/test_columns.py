@@ -25,6 +25,7 @@ BY_TYPE = {
 BY_NAME = {
     "status": "'failed'", "phase": "'generating'", "progress_source": "'reported'",
     "quality": "'sd'", "width": "800", "height": "800", "steps": "5", "metadata": "'{\"a\": 1}'",
+    "inserted_by": "'user'",
 }  # fmt: skip
 
 
@@ -115,13 +116,13 @@ def test_what_only_the_worker_writes_is_closed_to_people_column_by_column(
 
 def test_people_cannot_set_the_columns_of_the_record(database: Database) -> None:
     job = database.insert()
-    row = database.row(
-        "update public.video_jobs set updated_at = '2001-02-03', revision = 70 where id = %s"
-        " returning *",
-        job["id"],
-    )
+    record = "updated_at = '2001-02-03', revision = 70"
+    database.sql(f"update public.video_jobs set {record} where id = %s", job["id"])
+    assert database.job(job["id"]) == job
+    database.sql(f"update public.video_jobs set {record}, seed = 3 where id = %s", job["id"])
+    row = database.job(job["id"])
     assert row["revision"] == job["revision"] + 1
-    assert row["updated_at"] >= job["updated_at"]
+    assert row["updated_at"] > job["updated_at"]
 
 
 def test_several_closed_columns_are_all_named(database: Database) -> None:
@@ -154,15 +155,16 @@ def test_a_retry_keeps_what_the_groups_say_and_makes_the_rest_new(database: Data
     found = groups(database)
     kept = {
         *found["input"], *found["owner"], *found["history"], "metadata", "priority",
-        "id", "created_at", "attempt",
+        "id", "created_at", "attempt", "inserted_by", "claimed_at",
     }  # fmt: skip
-    counted = {"try_number", "revision", "updated_at", "available_at"}
+    counted = {"try_number", "revision", "updated_at", "available_at", "turn", "delayed"}
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     rest = set(after) - kept - counted
     assert rest == {*found["plan"], *found["progress"], "cancel_requested"} - counted
     assert {name: after[name] for name in rest} == {name: new[name] for name in rest}
     assert (after["try_number"], after["revision"]) == (8, 8)
     assert after["available_at"] == after["updated_at"] > new["created_at"]
+    assert (after["turn"], after["delayed"]) == (1, False)
 
 
 # A new column -----------------------------------------------------------------------------------

@@ -26,14 +26,20 @@ from worker.jobs.events import (
 )
 from worker.jobs.job import Case
 from worker.jobs.lifecycle import decide
+from worker.jobs.waiting import UserLimits, sentences
 
 ENDPOINT = "abc123"
 LIMITS = {
     "p_max_in_flight": 100,
     "p_max_queued_runs": 100,
-    "p_max_in_flight_per_user": 100,
-    "p_max_submissions_per_user_per_day": 50,
+    "p_max_preparing": 100,
 }
+USER_LIMITS = UserLimits(
+    max_in_flight_per_user=100,
+    max_submissions_per_user_per_day=50,
+    max_failed_preparations_per_user_per_hour=10,
+    max_rows_per_user_per_day=200,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,7 +59,10 @@ class Worker:
     def claim(
         self, want: int = 1, *, holding: Sequence[UUID] | None = None, **limits: int
     ) -> list[Row]:
-        """Claim rows; returns them as they are now."""
+        """Claim rows; returns them as they are now. Limits of users are written first."""
+        per_user = USER_LIMITS.as_row()
+        per_user |= {name: limits.pop(name) for name in list(limits) if name in per_user}
+        self("set_video_job_limits_v1", p_limits=per_user)
         rows = self(
             "claim_video_jobs_v1",
             p_owner=self.owner,
@@ -65,11 +74,27 @@ class Worker:
         )
         return [_row(row["claim_video_jobs_v1"]["job"]) for row in rows]
 
+    def refresh_queue(self, places: int = 100) -> int:
+        """What a sweep writes for people; returns how many rows changed."""
+        (row,) = self(
+            "refresh_video_job_queue_v1", p_places=places, p_sentences=dict(sentences(USER_LIMITS))
+        )
+        changed: int = row["refresh_video_job_queue_v1"]
+        return changed
+
     def claim_one(self) -> Row:
         (row,) = self.claim()
         return row
 
-    def begin(self, job: Row, *, max_submissions: int = 3, **columns: object) -> list[Row]:
+    def begin(
+        self,
+        job: Row,
+        *,
+        max_submissions: int = 3,
+        max_in_flight: int = 100,
+        max_queued_runs: int = 100,
+        **columns: object,
+    ) -> list[Row]:
         """Commit a submission; returns the row as it is now, or nothing."""
         rows = self(
             "begin_video_job_submission_v1",
@@ -79,13 +104,16 @@ class Worker:
             p_lease_seconds=60,
             p_max_submissions=max_submissions,
             p_endpoint_id=ENDPOINT,
+            p_max_in_flight=max_in_flight,
+            p_max_queued_runs=max_queued_runs,
             p_ttl_seconds=7200,
             p_template_hash="hash",
             p_plan={"expected_seconds": 100},
             p_columns={"frames": 81, **columns},
             p_input_objects=["o1"],
         )
-        return [_row(row["begin_video_job_submission_v1"]["job"]) for row in rows]
+        answers = [row["begin_video_job_submission_v1"] for row in rows]
+        return [_row(answer["job"]) for answer in answers if answer.get("room") is not False]
 
     def record(self, job: Row, run_id: str) -> Decision:
         """RunPod, or a webhook, named the run."""

@@ -15,15 +15,14 @@ from devstack.supabase.tokens import Keys
 from tests.postgres import Database
 from worker.jobs.change import Change, SubmissionChange
 from worker.jobs.errors import StoreRefused, StoreUnavailable
-from worker.jobs.job import Job, JobStatus, SubmissionState
+from worker.jobs.job import Case, Job, JobStatus, SubmissionState
 from worker.ports import ClaimLimits, NewSubmission
 from worker.supabase.store import SupabaseStore, connect
 
 LIMITS = ClaimLimits(
     max_in_flight=20,
     max_queued_runs=20,
-    max_in_flight_per_user=5,
-    max_submissions_per_user_per_day=50,
+    max_preparing=12,
 )
 SUBMISSION = NewSubmission(
     max_submissions=3,
@@ -99,8 +98,8 @@ async def claimed(store: SupabaseStore) -> Job:
 
 async def submitted(store: SupabaseStore) -> Job:
     job = await claimed(store)
-    case = await store.begin(job, SUBMISSION)
-    assert case is not None
+    case = await store.begin(job, SUBMISSION, LIMITS)
+    assert isinstance(case, Case)
     assert case.job is not None
     part = SubmissionChange(
         attempt=job.attempt, values={"state": "queued", "runpod_job_id": f"run-{job.id}"},
@@ -122,8 +121,8 @@ async def test_a_job_goes_the_whole_way(database: Database, store: SupabaseStore
     assert (job.id, job.status, job.attempt) == (str(row["id"]), JobStatus.PREPARING, 1)
     assert (job.width, job.metadata) == (720, {"model": "m"})
     assert [held.id for held in await store.renew([job.id])] == [job.id]
-    begun = await store.begin(job, SUBMISSION)
-    assert begun is not None
+    begun = await store.begin(job, SUBMISSION, LIMITS)
+    assert isinstance(begun, Case)
     assert begun.submission_count == 1
     assert begun.job is not None
     part = SubmissionChange(
@@ -169,7 +168,7 @@ async def test_nothing_to_do_is_empty_answers(store: SupabaseStore) -> None:
     assert await store.take_due(5) == []
     assert await store.take_due(5, everything_after="") == []
     assert await store.write([]) == []
-    assert await store.refresh_queue(10) == 0
+    assert await store.refresh_queue(10, {}) == 0
     assert await store.count() == {}
     await store.prune(30)
 

@@ -19,7 +19,7 @@ from tests.postgres import Database
 from worker.jobs.change import Change, SubmissionChange
 from worker.jobs.errors import StoreRefused
 from worker.jobs.job import Case, Job, SubmissionState
-from worker.ports import JobStore, Written
+from worker.ports import JobStore, NotBegun, Written
 from worker.supabase.store import SupabaseStore, connect
 
 OWNER = "11111111-2222-4333-8444-555555555555"
@@ -126,8 +126,8 @@ async def claimed(table: Table, number: int = 1) -> Job:
 async def begun(table: Table) -> Case:
     """A claimed row whose submission is committed."""
     table.insert()
-    case = await table.store.begin(await claimed(table), SUBMISSION)
-    assert case is not None
+    case = await table.store.begin(await claimed(table), SUBMISSION, LIMITS)
+    assert isinstance(case, Case)
     return case
 
 
@@ -237,16 +237,16 @@ async def test_a_submission_needs_its_claim(table: Table, why: str) -> None:
     elif why == "deleted":
         table.delete()
     else:
-        assert await table.store.begin(job, SUBMISSION) is not None
-    assert await table.store.begin(job, SUBMISSION) is None
+        assert await table.store.begin(job, SUBMISSION, LIMITS) != NotBegun.CLAIM_LOST
+    assert await table.store.begin(job, SUBMISSION, LIMITS) is NotBegun.CLAIM_LOST
 
 
 async def test_a_submission_needs_room_within_the_limit(table: Table) -> None:
     for attempt in (1, 2, 3):
         if attempt == 1:
             table.insert()
-        case = await table.store.begin(await claimed(table), SUBMISSION)
-        assert case is not None
+        case = await table.store.begin(await claimed(table), SUBMISSION, LIMITS)
+        assert isinstance(case, Case)
         state = "refused" if attempt == 1 else "lost"
         back = {"status": "queued", "lease_owner": None, "lease_expires_at": None}
         what = change(case, attempt=attempt, sub={"state": state}, job=back)
@@ -254,7 +254,7 @@ async def test_a_submission_needs_room_within_the_limit(table: Table) -> None:
     (case,) = await table.store.claim(1, LIMITS)
     assert case.job is not None
     assert case.submission_count == 2
-    assert await table.store.begin(case.job, SUBMISSION) is not None
+    assert isinstance(await table.store.begin(case.job, SUBMISSION, LIMITS), Case)
 
 
 async def test_a_change_takes_only_on_what_it_was_decided_on(table: Table) -> None:
@@ -331,8 +331,8 @@ async def test_a_column_that_the_worker_may_not_write_is_refused_by_name(
 async def test_one_run_belongs_to_one_submission(table: Table) -> None:
     await accepted(table, run_id="run-1")
     table.insert(2)
-    case = await table.store.begin(await claimed(table, 2), SUBMISSION)
-    assert case is not None
+    case = await table.store.begin(await claimed(table, 2), SUBMISSION, LIMITS)
+    assert isinstance(case, Case)
     with pytest.raises(StoreRefused):
         await table.store.write([change(case, attempt=1, sub={"runpod_job_id": "run-1"})])
 

@@ -19,8 +19,6 @@ from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 12
-
 
 class Dispatcher:
     """Takes rows and has them submitted; tells `on_claim` of each row and `on_room` of room."""
@@ -58,7 +56,7 @@ class Dispatcher:
         if self._stopping:
             return None
         await self._gate.probe()
-        want = AT_ONCE - len(self.claims)
+        want = self._limits.max_preparing - len(self.claims)
         room = self._gate.room
         if room is not None:
             want = min(want, room - len(self.claims))

@@ -23,7 +23,15 @@ from worker.jobs.errors import (
 )
 from worker.jobs.events import Accepted, Event, OutcomeUnknown, Refused, Rejected, Released
 from worker.jobs.retry import backoff, too_many
-from worker.ports import Clock, JobStore, NewSubmission, RunPod, Sleep
+from worker.ports import (
+    ClaimLimits,
+    Clock,
+    JobStore,
+    NewSubmission,
+    NotBegun,
+    RunPod,
+    Sleep,
+)
 from worker.reconcile.effects import EffectRunner
 from worker.reconcile.tracker import RunTracker
 from worker.reconcile.updater import Applied, JobUpdater
@@ -66,6 +74,7 @@ class Submitter:
         readiness: Readiness,
         template: Template,
         max_submissions: int,
+        limits: ClaimLimits,
         lease_seconds: float,
         webhook_url: Callable[[str, int], str | None],
         clock: Clock,
@@ -81,6 +90,7 @@ class Submitter:
         self._readiness = readiness
         self._template = template
         self._max_submissions = max_submissions
+        self._limits = limits
         self._lease_seconds = lease_seconds
         self._webhook_url = webhook_url
         self._clock = clock
@@ -164,17 +174,19 @@ class Submitter:
         claim.posting = True  # the work must not be interrupted, though nothing is sent yet
         began = self._clock()
         try:
-            case = await self._store.begin(claim.job, self._new_submission(prepared))
+            case = await self._store.begin(claim.job, self._new_submission(prepared), self._limits)
         except (StoreUnavailable, StoreRefused) as error:
             self._gate.release_trial()
             # It may have been committed all the same; but we know that nothing was sent.
             reason = f"not sent: {error.message}"
             return Refused(attempt=attempt, reason=reason, retry_seconds=UNSENT_SECONDS)
-        if case is None:
+        if isinstance(case, NotBegun):
             claim.posting = False
             self._gate.release_trial()
-            log.info("claim.lost")
-            return Released(attempt=attempt, retry_seconds=CLAIM_LOST_SECONDS)
+            log.info("claim.not_begun", reason=case.value)
+            lost = case is NotBegun.CLAIM_LOST
+            # Without room the row keeps its turn, and is claimed again when a run starts or ends.
+            return Released(attempt=attempt, retry_seconds=CLAIM_LOST_SECONDS if lost else 0.0)
         claim.case, claim.committed = case, True
         # A machine that slept here may wake when the lease is long over and another has the row.
         if self._clock() - began > self._lease_seconds / 2:

@@ -16,6 +16,7 @@ from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
 from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.progress import LOADING_SECONDS, outlook
 from worker.jobs.retry import LifecyclePolicy, backoff, verdict
+from worker.jobs.waiting import IN_LINE
 
 # A job whose preparation stopped the worker that often, with no other job beside it, is given up.
 MAX_CRASHES_ALONE = 5
@@ -145,6 +146,7 @@ class _Transition:
     def _queued(
         self, kind: Kind, seconds: float, detail: str | None = None, **more: int
     ) -> Decision:
+        detail = detail or IN_LINE
         values = {"status": "queued", "phase": "in_line", "phase_detail": detail, **more}
         return self.draft.build(kind, values, {"available_at": seconds, "eta_at": None})
 

@@ -69,7 +69,8 @@ class JobsTable:
         """Request cancellation; return the row as it is now, None if there is no such job."""
         query = self._client.table(TABLE).update({"cancel_requested": True}).eq("id", job_id)
         rows = await self._run(query)
-        return dict(rows[0]) if rows else None
+        # An update that changes nothing returns nothing: the job has ended or is being cancelled.
+        return dict(rows[0]) if rows else await self.get(job_id)
 
     async def retry(self, job_id: str) -> dict[str, Any]:
         """Start another try of a failed or cancelled job."""

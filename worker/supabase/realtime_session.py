@@ -21,6 +21,7 @@ from realtime.types import (
 )
 
 from worker.jobs.text import one_line
+from worker.jobs.waiting import IN_LINE
 from worker.supabase.realtime_reason import describe
 
 log = structlog.get_logger(__name__)
@@ -245,10 +246,11 @@ class Session:
 def _only_status_text(record: object) -> bool:
     """Return whether only the queue position or the waiting text changed; a retry clears both.
 
-    Without this check, workers with different limits would wake each other without a pause.
+    Without this check every sweep of a worker would wake all of them.
     """
-    return isinstance(record, dict) and any(
-        record.get(name) is not None for name in ("queue_position", "phase_detail")
+    return isinstance(record, dict) and (
+        record.get("queue_position") is not None
+        or record.get("phase_detail") not in (None, IN_LINE)
     )
 
 

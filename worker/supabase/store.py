@@ -14,7 +14,8 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from worker.jobs.change import Change
 from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.jobs.job import Case, Job
-from worker.ports import ClaimLimits, NewSubmission, Written
+from worker.jobs.waiting import UserLimits
+from worker.ports import ClaimLimits, NewSubmission, NotBegun, Written
 
 log = structlog.get_logger(__name__)
 
@@ -53,8 +54,7 @@ class SupabaseStore:
             p_endpoint_id=self._endpoint_id,
             p_max_in_flight=limits.max_in_flight,
             p_max_queued_runs=limits.max_queued_runs,
-            p_max_in_flight_per_user=limits.max_in_flight_per_user,
-            p_max_submissions_per_user_per_day=limits.max_submissions_per_user_per_day,
+            p_max_preparing=limits.max_preparing,
             p_holding=list(holding),
         )
         return _cases(rows)
@@ -73,8 +73,10 @@ class SupabaseStore:
             if (job := case.job) is not None
         ]
 
-    async def begin(self, job: Job, submission: NewSubmission) -> Case | None:
-        """Commit a submission before its POST; None when the claim is lost or no longer wanted."""
+    async def begin(
+        self, job: Job, submission: NewSubmission, limits: ClaimLimits
+    ) -> Case | NotBegun:
+        """Commit a submission before its POST, if the claim still holds and there is room."""
         rows = await self._rows(
             "begin_video_job_submission_v1",
             p_job_id=job.id,
@@ -83,13 +85,17 @@ class SupabaseStore:
             p_lease_seconds=self._lease,
             p_max_submissions=submission.max_submissions,
             p_endpoint_id=submission.endpoint_id,
+            p_max_in_flight=limits.max_in_flight,
+            p_max_queued_runs=limits.max_queued_runs,
             p_ttl_seconds=submission.ttl_seconds,
             p_template_hash=submission.template_hash,
             p_plan=dict(submission.plan),
             p_columns=dict(submission.columns),
             p_input_objects=list(submission.input_objects),
         )
-        return _case(job.id, rows[0]) if rows else None
+        if not rows:
+            return NotBegun.CLAIM_LOST
+        return NotBegun.NO_ROOM if rows[0].get("room") is False else _case(job.id, rows[0])
 
     async def take_due(self, want: int, *, everything_after: str | None = None) -> list[Case]:
         """Cases with submissions to poll now; `everything_after`: all, in pages by job id."""
@@ -126,9 +132,28 @@ class SupabaseStore:
             for row in rows
         ]
 
-    async def refresh_queue(self, places: int) -> int:
-        """Write the first places of the line into queue_position; returns how many rows changed."""
-        return int(await self._call("refresh_video_job_queue_v1", p_places=places))
+    async def refresh_queue(self, places: int, sentences: Mapping[str, str]) -> int:
+        """Write the first places of the line and why rows wait; return how many rows changed."""
+        return int(
+            await self._call(
+                "refresh_video_job_queue_v1", p_places=places, p_sentences=dict(sentences)
+            )
+        )
+
+    async def recount_users(self, want: int) -> None:
+        """Count anew what users have in work, those first whose count is oldest."""
+        await self._call("recount_video_job_users_v1", p_want=want)
+
+    async def set_limits(self, limits: UserLimits) -> Mapping[str, int] | None:
+        """Write the limits of users; return the former ones if they were different."""
+        former: Mapping[str, int] | None = await self._call(
+            "set_video_job_limits_v1", p_limits=limits.as_row()
+        )
+        return former
+
+    async def limits(self) -> Mapping[str, int]:
+        """Return the limits of users as the database has them."""
+        return dict(await self._call("get_video_job_limits_v1") or {})
 
     async def count(self) -> dict[str, tuple[int, float]]:
         """Rows that have not ended and the oldest one's age in seconds, by status."""

@@ -1,0 +1,404 @@
+-- Who is served next. Rows are claimed by priority, then by turn, then by age. A row is given its turn when it is
+-- inserted (start-time fair queueing): one after its user's last turn, but not before what has been served already.
+-- So each user's first job goes before anyone's second, and the order of waiting rows never has to be worked out anew:
+-- a claim reads the users that may be served in order of their first row, however many wait.
+
+begin;
+do $$
+begin
+  perform pg_advisory_xact_lock(6030272911);
+  if not exists (select from public.video_job_migrations m where m.name = '0003_worker_functions') then
+    raise exception 'Apply 0003_worker_functions.sql first.';
+  end if;
+end $$;
+set local lock_timeout = '4s';
+set local statement_timeout = '60s';
+
+-- The turn of a new row; its user's row stays locked until the end of the transaction.
+create or replace function public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) returns bigint
+language plpgsql security definer set search_path = '' as $$
+declare
+  served constant bigint := coalesce((select t.turn from public.video_job_turns t where t.priority = p_priority), 0);
+  given bigint := served + 1;
+begin
+  if p_user_id is not null then
+    insert into public.video_job_users as u (user_id, turn) values (p_user_id, given)
+      on conflict (user_id) do update set turn = greatest(served, u.turn) + 1 returning u.turn into given;
+  end if;
+  return given;
+end $$;
+
+-- What a browser's user may still insert or try again today. Cancelled jobs and retries count, deleted ones too.
+create or replace function public.video_job_check_user_v1(p_user_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  most constant integer := (select l.max_rows_per_user_per_day from public.video_job_limits l);
+  made integer;
+  oldest timestamptz;
+begin
+  -- Two inserts at once could each see the last one that is left.
+  insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
+  perform from public.video_job_users u where u.user_id = p_user_id for update;
+  select count(*), min(e.at) into made, oldest from (
+    select x.at from public.video_job_events x
+    where x.user_id = p_user_id and x.event in ('inserted', 'retried') and x.at > now() - interval '24 hours'
+    order by x.at desc limit most) e;
+  if made >= most then
+    raise exception 'You have started % jobs within 24 hours, which is the limit. You can start another after % UTC.',
+      most, to_char((oldest + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD HH24:MI')
+      using hint = 'too_many_jobs_today';
+  end if;
+end $$;
+
+-- What a user has in work and has used of its limits. A claim whose lease is over counts until it is recovered: its
+-- run may be live. `*_until`: when the oldest that counts stops counting.
+create or replace function public.video_job_usage_v1(
+  p_user_id uuid, out preparing integer, out in_flight integer, out submissions integer, out submissions_until timestamptz,
+  out failures integer, out failures_until timestamptz)
+language sql stable set search_path = '' as $$
+  select p.rows, p.rows + o.runs, s.used + p.rows, s.until, f.used, f.until
+  from (select count(*)::integer as rows from public.video_jobs j
+        where j.status = 'preparing' and j.user_id = p_user_id and j.lease_expires_at is not null) p,
+    (select count(*)::integer as runs from public.video_job_attempts a
+     where a.user_id = p_user_id and a.state in ('unknown', 'queued', 'running')) o,
+    (select count(*)::integer as used, min(x.created_at) + interval '24 hours' as until from (
+       select a.created_at from public.video_job_attempts a
+       where a.user_id = p_user_id and a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
+       order by a.created_at desc
+       limit (select l.max_submissions_per_user_per_day from public.video_job_limits l)) x) s,
+    (select count(*)::integer as used, min(x.at) + interval '1 hour' as until from (
+       select e.at from public.video_job_events e
+       where e.user_id = p_user_id and e.event = 'preparation_failed' and e.at > now() - interval '1 hour'
+       order by e.at desc
+       limit (select l.max_failed_preparations_per_user_per_hour from public.video_job_limits l)) x) f
+$$;
+
+-- Counts one user anew. Its row is locked first, so that what others have just committed is seen.
+create or replace function public.video_job_recount_user_v1(p_user_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  known public.video_job_users;
+  limits public.video_job_limits;
+  used record;
+  head record;
+  reason text;
+  until timestamptz;
+begin
+  insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
+  select * into known from public.video_job_users u where u.user_id = p_user_id for update;
+  select * into limits from public.video_job_limits;
+  select * into used from public.video_job_usage_v1(p_user_id);
+  if used.failures >= limits.max_failed_preparations_per_user_per_hour then
+    reason := 'preparations'; until := used.failures_until;
+  elsif used.submissions >= limits.max_submissions_per_user_per_day then
+    -- Without an instant while claims count: their end is noticed.
+    reason := 'submissions';
+    until := case when used.submissions - used.preparing >= limits.max_submissions_per_user_per_day then used.submissions_until end;
+  elsif used.in_flight >= limits.max_in_flight_per_user then
+    reason := 'in_flight';
+  end if;
+  select j.priority, j.turn, j.created_at, j.id into head from public.video_jobs j
+    where j.user_id = p_user_id and j.status = 'queued' and not j.delayed
+    order by j.priority desc, j.turn, j.created_at, j.id limit 1;
+  update public.video_job_users u
+    set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
+        head_created_at = head.created_at, head_id = head.id, held = reason, held_until = until, refreshed_at = now()
+    where u.user_id = p_user_id
+      and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
+           known.held, known.held_until)
+          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, reason, until);
+end $$;
+
+-- Counts users anew, always in the same order. A row that somebody holds locked is left to the next claim: two
+-- transactions that each hold a user of the other would wait for ever.
+create or replace function public.video_job_recount_users_v1(p_user_ids uuid[]) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+  person uuid;
+begin
+  if coalesce(current_setting('video_jobs.recount', true), '') = 'later' then
+    perform set_config('lock_timeout', '250ms', true);
+  end if;
+  for person in select distinct u from unnest(p_user_ids) u where u is not null order by u loop
+    begin
+      perform public.video_job_recount_user_v1(person);
+    exception when lock_not_available or deadlock_detected then
+      insert into public.video_job_stale_users (user_id) values (person) on conflict do nothing;
+    end;
+  end loop;
+end $$;
+
+-- A new row may be the first of its user.
+create or replace function public.video_job_queued_v1(p_row public.video_jobs) returns void
+language sql security definer set search_path = '' as $$
+  update public.video_job_users u
+    set head_priority = p_row.priority, head_turn = p_row.turn, head_created_at = p_row.created_at, head_id = p_row.id
+    where u.user_id = p_row.user_id and p_row.status = 'queued'
+      and (u.head_id is null or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
+           > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
+$$;
+
+-- Runs that are open, and those of them that wait at this endpoint. An unknown submission does not count.
+create or replace function public.video_job_room_v1(p_endpoint_id text, out open_runs bigint, out queued_runs bigint)
+language sql stable set search_path = '' as $$
+  select count(*), count(*) filter (where a.state <> 'running' and a.endpoint_id = p_endpoint_id)
+  from public.video_job_attempts a where a.state in ('submitting', 'queued', 'running')
+$$;
+
+-- Ends the waits that are over: of rows, of users whose limit has passed, and of users that could not be counted.
+create or replace function public.video_job_end_waits_v1() returns void
+language plpgsql set search_path = '' as $$
+declare
+  users uuid[];
+begin
+  with due as (
+    select j.id from public.video_jobs j where j.status = 'queued' and j.delayed and j.available_at <= now()
+    order by j.available_at limit 200 for update skip locked
+  ), woken as (
+    -- The trigger works out `delayed`.
+    update public.video_jobs j set available_at = j.available_at from due where j.id = due.id returning j.user_id
+  ), stale as (
+    delete from public.video_job_stale_users s where s.user_id in (
+      select x.user_id from public.video_job_stale_users x limit 200 for update skip locked) returning s.user_id
+  ), passed as (
+    select u.user_id from public.video_job_users u where u.held_until <= now() order by u.held_until limit 200
+  )
+  select array_agg(x.user_id) into users from (
+    select w.user_id from woken w union select s.user_id from stale s union select p.user_id from passed p) x;
+  perform public.video_job_recount_users_v1(users);
+end $$;
+
+-- The rows that may be claimed now, in the order in which they are, at most p_want: of each user that may be served as
+-- many as its limit allows. While others wait, a user has one row at a time in preparation (one_each).
+create or replace function public.video_job_line_v1(p_want integer, p_one_each boolean)
+returns table (id uuid, user_id uuid, suspect boolean, place bigint)
+language sql stable set search_path = '' as $$
+  with ready as (
+    select u.user_id, u.preparing, u.in_flight,
+           row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
+    from public.video_job_users u where u.held is null and u.head_id is not null
+    order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
+  ), waiting as (
+    select r.id, u.user_id, r.suspect, r.priority, r.turn, r.created_at,
+           p_one_each and u.preparing + row_number() over (
+             partition by u.user_id order by r.priority desc, r.turn, r.created_at, r.id) > 1 as later
+    from ready u cross join lateral (
+      select j.id, j.crashes > 0 as suspect, j.priority, j.turn, j.created_at from public.video_jobs j
+      where j.user_id = u.user_id and j.status = 'queued' and not j.delayed
+      order by j.priority desc, j.turn, j.created_at, j.id
+      limit case when p_one_each
+        then least(p_want, greatest((select l.max_in_flight_per_user from public.video_job_limits l) - u.in_flight, 0))
+        -- a row has at least its user's heads before it
+        else p_want - u.nth + 1 end) r
+    union all (
+      select j.id, null, j.crashes > 0, j.priority, j.turn, j.created_at, false from public.video_jobs j
+      where j.status = 'queued' and not j.delayed and j.user_id is null
+      order by j.priority desc, j.turn, j.created_at, j.id limit p_want)
+  )
+  select w.id, w.user_id, w.suspect, row_number() over (order by w.priority desc, w.later, w.turn, w.created_at, w.id)
+  from waiting w order by 4 limit p_want
+$$;
+
+-- Takes rows for a while: as many as there is room for, in the order of the line. Preparation has places of its own
+-- (p_max_preparing); a row that has been in preparation for more than 5 s, perhaps because of a slow host, no longer
+-- reserves a place at RunPod for itself.
+-- p_holding: the rows this owner works on. Others in its name were claimed with an answer that never arrived:
+-- they are handed out again, under the same attempt. Null: the owner does not say.
+create or replace function public.claim_video_jobs_v1(
+  p_owner uuid, p_want integer, p_lease_seconds double precision, p_endpoint_id text, p_max_in_flight integer,
+  p_max_queued_runs integer, p_max_preparing integer, p_holding uuid[] default null)
+returns setof jsonb
+language plpgsql set search_path = '' as $$
+declare
+  limits public.video_job_limits;
+  again uuid[] := '{}';
+  preparing integer;
+  soon integer;
+  mine integer;
+  alone boolean;
+  slots integer;
+  candidate record;
+  used record;
+  picked uuid[] := '{}';
+  users uuid[] := '{}';
+  counted uuid[] := '{}';
+begin
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
+  if p_holding is not null then
+    with unanswered as (
+      select q.id from public.video_jobs q
+      where q.status = 'preparing' and q.lease_owner = p_owner and q.lease_expires_at >= now() and q.id <> all (p_holding)
+        and not public.video_job_has_open_submission_v1(q.id)
+      order by q.id limit p_want for update skip locked
+    ), renewed as (
+      update public.video_jobs j set lease_expires_at = now() + make_interval(secs => p_lease_seconds)
+        from unanswered u where j.id = u.id returning j.id
+    )
+    select coalesce(array_agg(r.id), '{}') into again from renewed r;
+    return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
+    p_want := p_want - cardinality(again);
+  end if;
+  perform public.video_job_end_waits_v1();
+  if not exists (select from public.video_job_line_v1(1, true)) then
+    return;
+  end if;
+  -- The limits are counts over many rows: two claims at once could each see the last free slot.
+  perform set_config('lock_timeout', '0', true);
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
+
+  select * into limits from public.video_job_limits;
+  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.claimed_at > now() - interval '5 seconds'),
+         count(*) filter (where p.lease_owner = p_owner),
+         coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
+    into preparing, soon, mine, alone
+    from (select j.*, public.video_job_has_open_submission_v1(j.id) as sending from public.video_jobs j
+          where j.status = 'preparing' and j.lease_expires_at >= now()) p;
+  if alone then
+    return;
+  end if;
+  select least(p_want, p_max_preparing - preparing, p_max_in_flight - soon - r.open_runs, p_max_queued_runs - soon - r.queued_runs)
+    into slots from public.video_job_room_v1(p_endpoint_id) r;
+  if slots <= 0 then
+    return;
+  end if;
+
+  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
+  for candidate in select * from public.video_job_line_v1(slots + preparing + 24, true) l order by l.place loop
+    -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
+    continue when picked <> '{}' and candidate.suspect;
+    if candidate.user_id is not null then
+      select * into used from public.video_job_usage_v1(candidate.user_id);
+      counted := counted || candidate.user_id;
+      continue when used.failures >= limits.max_failed_preparations_per_user_per_hour
+        or cardinality(array_positions(users, candidate.user_id)) >= least(
+          limits.max_in_flight_per_user - used.in_flight, limits.max_submissions_per_user_per_day - used.submissions);
+    end if;
+    perform from public.video_jobs j
+      where j.id = candidate.id and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
+      for update skip locked;
+    continue when not found;
+    exit when candidate.suspect and mine > 0;
+    picked := picked || candidate.id;
+    users := users || candidate.user_id;
+    exit when candidate.suspect or cardinality(picked) >= slots;
+  end loop;
+
+  update public.video_jobs j
+    set status = 'preparing', phase = 'checking_media', phase_detail = null, attempt = j.attempt + 1, claimed_at = now(),
+        lease_owner = p_owner, lease_expires_at = now() + make_interval(secs => p_lease_seconds),
+        claimed_alone = j.crashes > 0
+    where j.id = any (picked);
+  insert into public.video_job_turns as t (priority, turn)
+    select j.priority, max(j.turn) - 1 from public.video_jobs j where j.id = any (picked) group by j.priority
+    on conflict (priority) do update set turn = greatest(t.turn, excluded.turn);
+  perform public.video_job_recount_users_v1(counted);
+  return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
+end $$;
+
+-- The first places of the line, and what the first rows of a user say of the limit that holds them: for people. Only
+-- what changed is written. p_sentences: {"in_line": …, and for each limit a sentence}.
+create or replace function public.refresh_video_job_queue_v1(p_places integer, p_sentences jsonb) returns integer
+language plpgsql set search_path = '' as $$
+declare
+  places integer;
+  sentences integer;
+begin
+  perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
+  with line as (
+    select l.id, l.place::integer as place from public.video_job_line_v1(p_places, false) l
+  ), wanted as (
+    select l.id, l.place from line l
+    union all
+    select j.id, null from public.video_jobs j
+    where j.status = 'queued' and j.queue_position is not null and j.id not in (select l.id from line l)
+  )
+  update public.video_jobs j set queue_position = moved.place
+    from (select q.id, w.place from wanted w join public.video_jobs q on q.id = w.id
+          where q.status = 'queued' and q.queue_position is distinct from w.place for update of q skip locked) moved
+    where j.id = moved.id;
+  get diagnostics places = row_count;
+  with untold as (
+    select u.user_id, u.held from public.video_job_users u where u.held is distinct from u.told
+    order by u.user_id limit 100 for update skip locked
+  ), said as (
+    update public.video_job_users u set told = untold.held from untold where u.user_id = untold.user_id
+  ), first as (
+    select r.id, p_sentences ->> coalesce(untold.held, 'in_line') as sentence from untold cross join lateral (
+      select j.id from public.video_jobs j where j.user_id = untold.user_id and j.status = 'queued' and not j.delayed
+      order by j.priority desc, j.turn, j.created_at, j.id limit 10) r
+  )
+  update public.video_jobs j set phase_detail = told.sentence
+    from (select q.id, f.sentence from first f join public.video_jobs q on q.id = f.id
+          where q.status = 'queued' and q.phase_detail is distinct from f.sentence for update of q skip locked) told
+    where j.id = told.id;
+  get diagnostics sentences = row_count;
+  return places + sentences;
+end $$;
+
+-- Counts users anew whose counts may be old: those with something in work or a limit, the oldest count first.
+create or replace function public.recount_video_job_users_v1(p_want integer) returns integer
+language plpgsql set search_path = '' as $$
+declare
+  users uuid[];
+begin
+  perform set_config('video_jobs.recount', 'later', true);
+  with old as (
+    select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null
+    order by u.refreshed_at limit p_want for update skip locked
+  ), seen as (
+    update public.video_job_users u set refreshed_at = now() from old where u.user_id = old.user_id returning u.user_id
+  )
+  select array_agg(s.user_id) into users from seen s;
+  perform public.video_job_recount_users_v1(users);
+  return coalesce(cardinality(users), 0);
+end $$;
+
+-- Writes the limits that the database holds, when a worker starts; returns those that another worker had written if
+-- they differ. Users whose counts do not fit their rows are counted by the next claims.
+create or replace function public.set_video_job_limits_v1(p_limits jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  before jsonb;
+begin
+  select to_jsonb(l) - 'only_row' - 'updated_at' into before from public.video_job_limits l for update;
+  if p_limits <> before then
+    update public.video_job_limits l
+      set (max_in_flight_per_user, max_submissions_per_user_per_day, max_failed_preparations_per_user_per_hour,
+           max_rows_per_user_per_day, updated_at)
+        = (select v.max_in_flight_per_user, v.max_submissions_per_user_per_day, v.max_failed_preparations_per_user_per_hour,
+                  v.max_rows_per_user_per_day, now() from jsonb_populate_record(l, p_limits) v);
+    insert into public.video_job_stale_users (user_id)
+      select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null on conflict do nothing;
+  end if;
+  insert into public.video_job_stale_users (user_id)
+    select j.user_id from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is not null
+      and not exists (select from public.video_job_users u where u.user_id = j.user_id and u.head_id is not null)
+    group by j.user_id on conflict do nothing;
+  return case when p_limits <> before then before end;
+end $$;
+
+-- The limits as they are, for a worker that compares them with its own.
+create or replace function public.get_video_job_limits_v1() returns jsonb
+language sql stable set search_path = '' as $$
+  select to_jsonb(l) - 'only_row' - 'updated_at' from public.video_job_limits l
+$$;
+
+do $$
+declare
+  f text;
+begin
+  foreach f in array array['video_job_next_turn_v1(uuid, integer)', 'video_job_check_user_v1(uuid)',
+    'video_job_usage_v1(uuid)', 'video_job_recount_user_v1(uuid)', 'video_job_recount_users_v1(uuid[])',
+    'video_job_queued_v1(public.video_jobs)', 'video_job_room_v1(text)', 'video_job_end_waits_v1()',
+    'video_job_line_v1(integer, boolean)',
+    'claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, uuid[])',
+    'refresh_video_job_queue_v1(integer, jsonb)', 'recount_video_job_users_v1(integer)',
+    'set_video_job_limits_v1(jsonb)', 'get_video_job_limits_v1()']
+  loop
+    execute format('revoke execute on function public.%s from public, anon, authenticated', f);
+    execute format('grant execute on function public.%s to service_role', f);
+  end loop;
+end $$;
+
+insert into public.video_job_migrations (name) values ('0007_line') on conflict do nothing;
+commit;
