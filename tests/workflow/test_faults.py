@@ -185,3 +185,12 @@ def test_an_input_that_newer_nodes_have_can_be_permitted() -> None:
     assert any("has no input new_switch" in text for text in problems_of(graph))
     notes = load(graph, deviations=["WanVideoSampler.new_switch"]).notes
     assert any("new_switch" in note for note in notes)
+
+
+def test_an_overlap_that_an_unknown_node_gives_is_refused_even_if_listed() -> None:
+    """The windows could not be counted."""
+    graph = shipped()
+    graph["90"] = {"class_type": "FancyNumber", "inputs": {}}
+    graph["13"]["inputs"]["motion_frame"] = ["90", 0]
+    problems = problems_of(graph, deviations=["class:FancyNumber", "13.motion_frame"])
+    assert any("input motion_frame: wanted a whole number" in text for text in problems)

@@ -52,8 +52,8 @@ def load_template(
 ) -> Template:
     """Return the checked template of a file; raise WorkflowInvalid with every problem.
 
-    `deviations` names pinned inputs that may differ ("Class.input" or "id.input") and node
-    classes that have no contract ("class:Name").
+    `deviations` names inputs that may differ ("Class.input" or "id.input") and node classes that
+    have no contract ("class:Name").
     """
     raw = read_graph(data)
     graph = nodes_of(raw)
@@ -75,12 +75,10 @@ def load_template(
     slots, not_settable = find_slots(graph, main, needed)
     problems += [*_reach_problems(graph, main, needed), *not_settable]
     advance = _advance(graph, main[I2V])
-    if advance is None and not problems:
-        problems.append(
-            f"{main[I2V].label}, input motion_frame: wanted a whole number from 1 to 80."
-        )
-    if advance is None or problems:
-        raise WorkflowInvalid(list(dict.fromkeys(problems)))
+    if problems or advance is None:
+        # Only a deviation that links the overlap to an unknown node leaves nothing else to say.
+        unread = f"{main[I2V].label}, input motion_frame: wanted a whole number from 1 to 80."
+        raise WorkflowInvalid(list(dict.fromkeys(problems or [unread])))
     return Template(
         graph=raw,
         sha256=_digest(raw),
