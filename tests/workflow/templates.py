@@ -79,6 +79,41 @@ def with_constants() -> Graph:
     return graph
 
 
+def with_kj_resize() -> Graph:
+    """The graph with the resize of ComfyUI-KJNodes, which also tells the size."""
+    graph = shipped()
+    graph["14"] = {
+        "class_type": "ImageResizeKJv2",
+        "inputs": {
+            "image": ["12", 0],
+            "width": 720,
+            "height": 1280,
+            "upscale_method": "lanczos",
+            "keep_proportion": "crop",
+            "pad_color": "0, 0, 0",
+            "crop_position": "center",
+            "divisible_by": 16,
+            "device": "cpu",
+        },
+    }
+    graph["13"]["inputs"] |= {"width": ["14", 1], "height": ["14", 2]}
+    del graph["15"]
+    return graph
+
+
+def with_trimmed_voice() -> Graph:
+    """The graph with the voice separated and cut, and that sound in the video."""
+    graph = shipped()
+    graph["80"] = {"class_type": "AudioSeparation", "inputs": {"audio": ["81", 0]}}
+    graph["81"] = {
+        "class_type": "TrimAudioDuration",
+        "inputs": {"audio": ["19", 0], "start_index": 0.0, "duration": 20.0},
+    }
+    graph["18"]["inputs"]["audio_1"] = ["80", 3]
+    graph["23"]["inputs"]["audio"] = ["80", 3]
+    return graph
+
+
 def as_bytes(graph: Graph) -> bytes:
     """The graph as a file."""
     return json.dumps(graph).encode()

@@ -15,8 +15,10 @@ from tests.workflow.templates import (
     shipped,
     with_audio_crop,
     with_constants,
+    with_kj_resize,
     with_other_ids,
     with_t5_loader,
+    with_trimmed_voice,
 )
 from worker.plan.media_facts import AudioFacts
 from worker.plan.options import RequestedOptions
@@ -92,8 +94,16 @@ def test_the_tier_chooses_model_lora_and_steps(
 @pytest.mark.parametrize("quality", ["sd", "hd", "fullhd"])
 @pytest.mark.parametrize(
     "graph",
-    [shipped(), with_t5_loader(), with_other_ids(), with_audio_crop(), with_constants()],
-    ids=["shipped", "t5", "ids", "crop", "constants"],
+    [
+        shipped(),
+        with_t5_loader(),
+        with_other_ids(),
+        with_audio_crop(),
+        with_constants(),
+        with_kj_resize(),
+        with_trimmed_voice(),
+    ],
+    ids=["shipped", "t5", "ids", "crop", "constants", "kj", "voice"],
 )
 def test_what_is_sent_satisfies_the_real_contracts(graph: Any, quality: str, state: str) -> None:
     """Every template, tier and state of the node packs."""
@@ -140,6 +150,33 @@ def test_a_folder_before_a_models_name_stays() -> None:
     graph["5"]["inputs"]["model"] = "wan/wan2.1-i2v-14b-480p-Q6_K.gguf"
     sent = graph_of(load(graph), quality="sd")
     assert sent["5"]["inputs"]["model"] == "wan/wan2.1-i2v-14b-480p-Q4_0.gguf"
+
+
+def test_a_folder_that_is_named_like_a_tier_stays() -> None:
+    """Only the file's name follows the job."""
+    graph = shipped()
+    graph["5"]["inputs"]["model"] = "Q6_K/wan2.1-i2v-14b-480p-Q6_K.gguf"
+    sent = graph_of(load(graph), quality="sd")
+    assert sent["5"]["inputs"]["model"] == "Q6_K/wan2.1-i2v-14b-480p-Q4_0.gguf"
+
+
+def test_every_scaler_on_the_way_gets_the_size() -> None:
+    """A second one with a size of its own would blur the picture."""
+    graph = shipped()
+    graph["60"] = {"class_type": "ImageScale", "inputs": graph["14"]["inputs"] | {"width": 64}}
+    graph["14"]["inputs"]["image"] = ["60", 0]
+    sent = graph_of(load(graph), width=1280, height=720)
+    for key in ("14", "60"):
+        assert (sent[key]["inputs"]["width"], sent[key]["inputs"]["height"]) == (1280, 720)
+
+
+def test_a_crf_in_a_constant_follows_the_job() -> None:
+    """The link stays."""
+    graph = shipped()
+    graph["60"] = {"class_type": "INTConstant", "inputs": {"value": 19}}
+    graph["23"]["inputs"]["crf"] = ["60", 0]
+    sent = graph_of(load(graph), crf=15)
+    assert (sent["23"]["inputs"]["crf"], sent["60"]["inputs"]["value"]) == (["60", 0], 15)
 
 
 def test_prepared_audio_is_heard_at_full_quality() -> None:

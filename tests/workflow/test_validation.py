@@ -15,8 +15,10 @@ from tests.workflow.templates import (
     shipped,
     with_audio_crop,
     with_constants,
+    with_kj_resize,
     with_other_ids,
     with_t5_loader,
+    with_trimmed_voice,
 )
 from worker.jobs.errors import WorkflowInvalid
 from worker.runtime.data_files import node_contracts
@@ -73,10 +75,12 @@ def test_the_shipped_template_passes_and_tells_about_its_windows() -> None:
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize(
-    "graph", [with_t5_loader(), with_other_ids(), with_audio_crop(), with_constants()]
-)
+    "graph",
+    [with_t5_loader(), with_other_ids(), with_audio_crop(), with_constants(), with_kj_resize(),
+     with_trimmed_voice()],
+)  # fmt: skip
 def test_other_sound_templates_pass(graph: Any, state: str) -> None:
-    """Another text encoder, other ids, a crop of the audio, sizes in constants."""
+    """Another text encoder, other ids, other cuts of the audio, other sizes."""
     assert findings(graph, object_info(state)) == []
     load(graph)
 
@@ -379,6 +383,7 @@ def test_our_contracts_are_those_of_the_real_nodes(kind: str, state: str) -> Non
     """Outputs equal, inputs a subset or equal, choices and limits never wider."""
     real, ours = object_info(state)[kind], node_contracts()[kind]
     assert list(ours.outputs) == real["output"]
+    assert list(ours.output_names) == real["output_name"]
     required, optional = real["input"]["required"], real["input"].get("optional", {})
     assert set(ours.required) == required.keys()
     for name, spec in {**required, **optional}.items():

@@ -59,11 +59,16 @@ class InputContract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeContract:
-    """All inputs of a node class, the names of the required ones, and the types it returns."""
+    """All inputs of a node class, the names of the required ones, and what it returns.
+
+    `outputs` are types, `output_names` what the node calls them: only the name tells a width from
+    a height.
+    """
 
     inputs: Mapping[str, InputContract]
     required: tuple[str, ...]
     outputs: tuple[str, ...]
+    output_names: tuple[str, ...]
 
 
 Contracts = Mapping[str, NodeContract]
@@ -82,6 +87,7 @@ def _node_contract(declared: Mapping[str, Any]) -> NodeContract:
         inputs={name: _input_contract(*spec) for name, spec in (required | optional).items()},
         required=tuple(required),
         outputs=tuple(declared["output"]),
+        output_names=tuple(declared["output_name"]),
     )
 
 

@@ -1,15 +1,14 @@
-"""A ComfyUI graph in API format, and whether it keeps the node contracts."""
+"""A ComfyUI graph in API format: nodes, links, and what leads where."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from worker.workflow.contracts import Contracts, InputContract, is_whole
-
-_CONSTANTS = frozenset({"INTConstant", "PrimitiveFloat"})
+from worker.workflow.contracts import is_whole
+from worker.workflow.names import CONSTANTS
 
 
 class Link(NamedTuple):
@@ -21,11 +20,12 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node of the graph; `kind` is its class."""
+    """One node of the graph; `kind` is its class, `title` its name in the editor."""
 
     id: str
     kind: str
     inputs: Mapping[str, object]
+    title: object = None
 
     def link(self, name: str) -> Link | None:
         """Return where the input comes from; None if it holds a value or nothing."""
@@ -55,7 +55,8 @@ def as_node(key: str, value: object) -> Node | None:
     if isinstance(value, dict):
         kind, inputs = value.get("class_type"), value.get("inputs")
         if isinstance(kind, str) and kind and isinstance(inputs, dict):
-            return Node(key, kind, inputs)
+            meta = value.get("_meta")
+            return Node(key, kind, inputs, meta.get("title") if isinstance(meta, dict) else None)
     return None
 
 
@@ -63,7 +64,7 @@ def literal(graph: Graph, node: Node, name: str) -> object:
     """Return an input's value, read through a constant node; else the link itself."""
     link = node.link(name)
     source = graph.get(link.node) if link else None
-    if source is not None and source.kind in _CONSTANTS:
+    if source is not None and source.kind in CONSTANTS:
         return source.inputs.get("value")
     return node.inputs.get(name)
 
@@ -83,33 +84,6 @@ def form_problems(raw: Mapping[str, object]) -> Iterator[str]:
             yield f"{key[:60]!r} is not a node: it needs class_type (text) and inputs (an object)."
 
 
-def contract_problems(graph: Graph, contracts: Contracts, foreign: Container[str]) -> Iterator[str]:
-    """Yield a problem for each input that breaks its node's contract.
-
-    `foreign` lists the classes that may be in the graph without a contract.
-    """
-    for node in graph.values():
-        contract = contracts.get(node.kind)
-        if contract is None:
-            if node.kind not in foreign:
-                yield (
-                    f"{node.label} is of a class that this service does not know; if the "
-                    f"endpoint has it, list the deviation class:{node.kind}."
-                )
-            continue
-        for name in contract.required:
-            if name not in node.inputs:
-                yield f"{node.label} lacks the input {name}."
-        for name, accepted in contract.inputs.items():
-            if name in node.inputs:
-                problem = _input_problem(graph, contracts, node.inputs[name], accepted)
-                if problem:
-                    yield f"{node.label}, input {name}: {problem}."
-        for name in node.inputs:
-            if name not in contract.inputs and node.link(name) is not None:
-                yield f"{node.label} has no input {name} to link to."
-
-
 def cycle_problems(graph: Graph) -> Iterator[str]:
     """Yield a problem if the links form a cycle; the first cycle found is enough."""
     done: set[str] = set()
@@ -124,7 +98,12 @@ def cycle_problems(graph: Graph) -> Iterator[str]:
                 on_path.discard(current)
                 path.pop()
             elif following in on_path:
-                yield f"The links form a cycle through {graph[following].label}."
+                node = graph[current]
+                name = next(name for name in node.inputs if _leads_to(node, name, following))
+                yield (
+                    f"{node.label}, input {name}: found a link that closes a cycle through "
+                    f"{graph[following].label}, wanted one that leads from the files to the video."
+                )
                 return
             else:
                 on_path.add(following)
@@ -160,29 +139,6 @@ def _sources(graph: Graph, key: str) -> list[str]:
     return [link.node for link in links if link is not None and link.node in graph]
 
 
-def _input_problem(
-    graph: Graph, contracts: Contracts, value: object, accepted: InputContract
-) -> str | None:
-    link = as_link(value)
-    if link is not None:
-        return _link_problem(graph, contracts, link, accepted)
-    if not accepted.accepts(value):
-        return f"found {shown(value)}, wanted {accepted}"
-    return None
-
-
-def _link_problem(
-    graph: Graph, contracts: Contracts, link: Link, accepted: InputContract
-) -> str | None:
-    source = graph.get(link.node)
-    if source is None:
-        return f"linked to node {link.node[:40]}, which does not exist"
-    contract = contracts.get(source.kind)
-    if contract is None:
-        return None
-    if not 0 <= link.output < len(contract.outputs):
-        return f"{source.label} has no output {link.output}"
-    given = contract.outputs[link.output]
-    if given not in accepted.types:
-        return f"output {link.output} of {source.label} is {given}, wanted {accepted}"
-    return None
+def _leads_to(node: Node, name: str, source: str) -> bool:
+    link = node.link(name)
+    return link is not None and link.node == source

@@ -11,12 +11,13 @@ from typing import Any
 
 from worker.plan.plan import Plan, rounded
 from worker.plan.tiers import LORAS, MODELS
-from worker.workflow.pins import EMBEDS, VIDEO
+from worker.workflow.names import EMBEDS, VIDEO
 from worker.workflow.validation import Template
 
+# In the file's name, not in a folder before it.
 _TIER_TOKEN = {
-    "model": re.compile("|".join(MODELS), re.IGNORECASE),
-    "lora": re.compile("|".join(LORAS), re.IGNORECASE),
+    meaning: re.compile(rf"(?:{'|'.join(tokens)})(?!.*[/\\])", re.IGNORECASE)
+    for meaning, tokens in (("model", MODELS), ("lora", LORAS))
 }
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 _SHORTEST_TTL = 10
@@ -67,7 +68,9 @@ def output_prefix(prefix: object, job_id: str) -> str:
 
 def _graph(template: Template, plan: Plan, job_id: str) -> dict[str, Any]:
     graph: dict[str, Any] = deepcopy(dict(template.graph))
-    values = _values(plan)
+    video = graph[template.nodes[VIDEO]]["inputs"]
+    file_name = output_prefix(video.get("filename_prefix"), job_id)
+    values = {**_values(plan), "file_name": file_name}
     for slot in template.slots:
         inputs, value = graph[slot.node]["inputs"], values[slot.meaning]
         if slot.meaning in _TIER_TOKEN:
@@ -75,8 +78,6 @@ def _graph(template: Template, plan: Plan, job_id: str) -> dict[str, Any]:
             inputs[slot.input] = _TIER_TOKEN[slot.meaning].sub(str(value), inputs[slot.input])
         elif value is not None:
             inputs[slot.input] = value
-    video = graph[template.nodes[VIDEO]]["inputs"]
-    video["filename_prefix"] = output_prefix(video.get("filename_prefix"), job_id)
     if plan.prepared:
         # The embeds node cuts its sound to the video's length, but to 16 kHz mono. Prepared audio
         # has that length already, so the file is used and keeps its quality.
@@ -86,7 +87,7 @@ def _graph(template: Template, plan: Plan, job_id: str) -> dict[str, Any]:
     return graph
 
 
-def _values(plan: Plan) -> Mapping[str, object]:
+def _values(plan: Plan) -> dict[str, object]:
     """Return the value of each slot, by its meaning; None leaves the template's own."""
     return {
         "width": plan.width,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from typing import NamedTuple
 
 from worker.workflow.graph import Graph, Node
-from worker.workflow.pins import EMBEDS, I2V, LORA, LORA_NAME, MODEL, MODEL_NAME, SAMPLER, VIDEO
+from worker.workflow.inputs import INPUTS
+from worker.workflow.names import CONSTANTS, RESIZERS, SAMPLER
+from worker.workflow.treatment import PerJob
 
-RESIZERS = frozenset({"ImageScale", "ImageResizeKJv2"})
-_CONSTANT = "INTConstant"
-_SIDES = ("width", "height")
+_SIZES = {
+    ("GetImageSize", 0): "width",
+    ("GetImageSize", 1): "height",
+    ("ImageResizeKJv2", 1): "width",
+    ("ImageResizeKJv2", 2): "height",
+}
+_FILE_NAMES = ("model", "lora")
+_PROMPTS = (("prompt", "positive_prompt"), ("negative_prompt", "negative_prompt"))
+# The endpoint's handler writes the request's size into constants with exactly these titles.
+_TITLES = {"Width": "width", "Height": "height"}
 
 
 class Slot(NamedTuple):
@@ -21,99 +30,100 @@ class Slot(NamedTuple):
     input: str
 
 
-def find_slots(graph: Graph, main: Mapping[str, Node]) -> tuple[tuple[Slot, ...], list[str]]:
+def find_slots(
+    graph: Graph, main: Mapping[str, Node], needed: Container[str]
+) -> tuple[tuple[Slot, ...], list[str]]:
     """Return the slots, and a problem for each input that cannot be set.
 
-    `main` holds the nodes that the worker works with, by class.
+    `main` holds the nodes that the worker works with, by class; `needed` the ids of the nodes that
+    the video depends on.
     """
-    found = list(_search(graph, main))
+    found = list(_search(graph, main, needed))
     slots = {slot for slot in found if isinstance(slot, Slot)}
-    return tuple(sorted(slots)), [problem for problem in found if isinstance(problem, str)]
+    problems = [problem for problem in found if isinstance(problem, str)]
+    return tuple(sorted(slots)), [*problems, *_constant_problems(graph, slots)]
 
 
-def _search(graph: Graph, main: Mapping[str, Node]) -> Iterator[Slot | str]:
+def _search(graph: Graph, main: Mapping[str, Node], needed: Container[str]) -> Iterator[Slot | str]:
     """Yield a slot, or the problem with it, for each input that a job sets."""
-    for side in _SIDES:
-        yield from _follow(graph, main[I2V], side, side)
-        yield from _image_size(graph, main[I2V], side)
-    yield from _follow(graph, main[EMBEDS], "num_frames", "frames")
-    yield from _follow(graph, main[SAMPLER], "steps", "steps")
-    yield from _follow(graph, main[SAMPLER], "seed", "seed")
-    yield from _prompts(graph, main[SAMPLER])
-    yield Slot("crf", main[VIDEO].id, "crf")
-    for meaning, kind, pattern in (("model", MODEL, MODEL_NAME), ("lora", LORA, LORA_NAME)):
-        name = main[kind].inputs.get(meaning)
-        if isinstance(name, str) and pattern.fullmatch(name):
-            yield Slot(meaning, main[kind].id, meaning)
     for node in graph.values():
-        if node.kind == "AudioCrop":
-            yield Slot("crop_end", node.id, "end_time")
-        if node.kind == "TrimAudioDuration":
-            yield Slot("trim_seconds", node.id, "duration")
+        for name, treatment in INPUTS.get(node.kind, {}).items():
+            if isinstance(treatment, PerJob) and name in node.inputs and node.id in needed:
+                yield from _follow(graph, node, name, treatment)
+    yield from _unknown_encoder(graph, main[SAMPLER])
 
 
-def _follow(
-    graph: Graph, node: Node, name: str, meaning: str, seen: frozenset[str] = frozenset()
-) -> Iterator[Slot | str]:
-    """Find where the value of an input is set: here, in a constant, or where a size is read.
-
-    `seen` holds the nodes on the way here: a cycle is reported elsewhere.
-    """
-    link = node.link(name)
+def _follow(graph: Graph, node: Node, name: str, treatment: PerJob) -> Iterator[Slot | str]:
+    """Find where the value of an input is set: here, in a constant, or where a size is read."""
+    link, meaning = node.link(name), treatment.meaning
     if link is None:
-        yield Slot(meaning, node.id, name)
+        rule = treatment.template
+        # A file that only a deviation permits has no tier in its name, so it stays as it is.
+        if meaning not in _FILE_NAMES or rule is None or rule.holds(node.inputs[name]):
+            yield Slot(meaning, node.id, name)
         return
     source = graph.get(link.node)
-    if source is None or source.id in seen:
+    if source is None:
         return
-    seen = seen | {source.id}
-    if source.kind == _CONSTANT:
+    side = _SIZES.get((source.kind, link.output))
+    if source.kind in CONSTANTS:
         yield Slot(meaning, source.id, "value")
-    elif source.kind == "GetImageSize" and meaning in _SIDES:
-        image = source.link("image")
-        scaler = graph.get(image.node) if image else None
-        if scaler is not None and scaler.kind in RESIZERS:
-            yield from _follow(graph, scaler, meaning, meaning, seen | {scaler.id})
-        else:
-            yield (
-                f"{source.label} reads the size of an image that no node scales, so the worker "
-                f"cannot set the size; put an ImageScale before it."
-            )
-    elif source.kind in RESIZERS and meaning in _SIDES:
-        yield from _follow(graph, source, meaning, meaning, seen)
-    else:
+    elif side is None or meaning not in _SIZES.values():
         yield (
-            f"{node.label}, input {name}: linked to {source.label}, so the worker cannot set it; "
-            f"use a number or an INTConstant."
+            f"{node.label}, input {name}: found output {link.output} of {source.label}, which the "
+            f"worker cannot set, wanted a value or an INTConstant."
+        )
+    elif side != meaning:
+        yield (
+            f"{node.label}, input {name}: found output {link.output} ({side}) of {source.label}, "
+            f"wanted its {meaning}."
+        )
+    elif source.kind not in RESIZERS and not _scaled(graph, source):
+        yield (
+            f"{source.label}, input image: found an image that no node scales, so the worker "
+            f"cannot set the size, wanted the output of an ImageScale."
         )
 
 
-def _image_size(graph: Graph, node: Node, side: str) -> Iterator[Slot | str]:
-    """Find the size in the scaler of the start image, which must scale to the same size."""
-    seen: frozenset[str] = frozenset()
-    link = node.link("start_image")
-    while link is not None and link.node not in seen:
-        seen = seen | {link.node}
-        source = graph.get(link.node)
-        if source is None:
-            return
-        if source.kind in RESIZERS:
-            yield from _follow(graph, source, side, side, seen)
-            return
-        link = source.link("image")
+def _scaled(graph: Graph, node: Node) -> bool:
+    image = node.link("image")
+    source = graph.get(image.node) if image else None
+    return source is not None and source.kind in RESIZERS
 
 
-def _prompts(graph: Graph, sampler: Node) -> Iterator[Slot | str]:
-    """Find the texts behind the sampler's text embeddings."""
+def _unknown_encoder(graph: Graph, sampler: Node) -> Iterator[Slot | str]:
+    """Find the texts of an encoder that has no contract here."""
     link = sampler.link("text_embeds")
     encoder = graph.get(link.node) if link else None
-    if encoder is None:
+    if encoder is None or encoder.kind in INPUTS:
         return
-    for meaning, name in (
-        ("prompt", "positive_prompt"),
-        ("negative_prompt", "negative_prompt"),
-    ):
+    for meaning, name in _PROMPTS:
         if isinstance(encoder.inputs.get(name), str):
             yield Slot(meaning, encoder.id, name)
         else:
             yield f"{encoder.label}, input {name}: wanted text."
+
+
+def _constant_problems(graph: Graph, slots: Collection[Slot]) -> Iterator[str]:
+    """Yield a problem for each constant that a job sets for one input and that feeds another."""
+    for node in graph.values():
+        for name in node.inputs:
+            link = node.link(name)
+            source = graph.get(link.node) if link else None
+            treatment = INPUTS.get(node.kind, {}).get(name)
+            if source is None or source.kind not in CONSTANTS or treatment is None:
+                continue
+            own = treatment.meaning if isinstance(treatment, PerJob) else None
+            for meaning in _meanings(source, slots):
+                if meaning != own:
+                    yield (
+                        f"{node.label}, input {name}: found {source.label}, which each job sets to "
+                        f"its {meaning}, wanted a constant of its own."
+                    )
+
+
+def _meanings(constant: Node, slots: Collection[Slot]) -> list[str]:
+    """Return what is written into a constant: for its slots, or because of its title."""
+    titled = _TITLES.get(constant.title) if isinstance(constant.title, str) else None
+    written = {slot.meaning for slot in slots if slot.node == constant.id}
+    return sorted(written | ({titled} if titled and constant.kind == "INTConstant" else set()))

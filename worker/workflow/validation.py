@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from worker.jobs.errors import WorkflowInvalid
@@ -15,32 +15,19 @@ from worker.workflow.document import read_graph
 from worker.workflow.graph import (
     Graph,
     Node,
-    contract_problems,
     cycle_problems,
     form_problems,
     literal,
     nodes_of,
     upstream,
 )
-from worker.workflow.pins import (
-    EMBEDS,
-    I2V,
-    LORA,
-    MODEL,
-    SAMPLER,
-    VIDEO,
-    BrokenPin,
-    Deviations,
-    block_swap_problems,
-    broken_pins,
-    link_problems,
-)
-from worker.workflow.slots import RESIZERS, Slot, find_slots
+from worker.workflow.guard import Deviations, Finding, Guard
+from worker.workflow.names import EMBEDS, I2V, LORA, MODEL, RESIZERS, SAMPLER, VIDEO
+from worker.workflow.slots import Slot, find_slots
 
 _HANDLER_NODES = ("LoadImage", "LoadAudio", VIDEO)
 _MAIN_NODES = (*_HANDLER_NODES, I2V, SAMPLER, EMBEDS, MODEL, LORA)
 _OTHER_OUTPUTS = re.compile(r"(?:Preview|Save)[A-Z].*")
-_SOUND_SOURCES = frozenset({EMBEDS, "TrimAudioDuration", "AudioCrop", "AudioSeparation"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,46 +52,40 @@ def load_template(
 ) -> Template:
     """Return the checked template of a file; raise WorkflowInvalid with every problem.
 
-    `deviations` names pinned inputs that may differ ("Class.input" or "id.input") and node
-    classes that have no contract ("class:Name").
+    `deviations` names inputs that may differ ("Class.input" or "id.input") and node classes that
+    have no contract ("class:Name").
     """
     raw = read_graph(data)
     graph = nodes_of(raw)
     allowed = Deviations(frozenset(entry.strip() for entry in deviations if entry.strip()))
-    broken = list(broken_pins(graph, allowed))
+    findings = [*Guard(graph, contracts, allowed).findings(), *_uncut_sound(graph, allowed)]
     not_single = list(_main_node_problems(graph))
     problems = [
         *form_problems(raw),
-        *contract_problems(graph, contracts, allowed.foreign),
+        *(str(finding) for finding in findings if finding.permitted_by is None),
         *cycle_problems(graph),
         *not_single,
         *_output_problems(graph),
-        *_sound_problems(graph, allowed),
-        *(f"{pin.text} ({pin.why})." for pin in broken if pin.permitted_by is None),
-        *block_swap_problems(graph),
-        *link_problems(graph),
-        *_audio_crop_problems(graph),
     ]
     if not_single:
         raise WorkflowInvalid(problems)
     by_kind = {node.kind: node for node in graph.values()}
     main = {kind: by_kind[kind] for kind in _MAIN_NODES}
-    slots, not_settable = find_slots(graph, main)
+    needed = upstream(graph, main[VIDEO].id)
+    slots, not_settable = find_slots(graph, main, needed)
+    problems += [*_reach_problems(graph, main, needed), *not_settable]
     advance = _advance(graph, main[I2V])
-    problems += [*_reach_problems(graph, main), *not_settable]
-    if advance is None:
-        problems.append(
-            f"{main[I2V].label}, input motion_frame: wanted a whole number from 1 to 80."
-        )
-    if advance is None or problems:
-        raise WorkflowInvalid(list(dict.fromkeys(problems)))
+    if problems or advance is None:
+        # Only a deviation that links the overlap to an unknown node leaves nothing else to say.
+        unread = f"{main[I2V].label}, input motion_frame: wanted a whole number from 1 to 80."
+        raise WorkflowInvalid(list(dict.fromkeys(problems or [unread])))
     return Template(
         graph=raw,
         sha256=_digest(raw),
         advance=advance,
         nodes={kind: node.id for kind, node in main.items()},
         slots=slots,
-        notes=tuple(_notes(graph, main, advance, broken, allowed)),
+        notes=tuple(_notes(graph, needed, advance, findings, allowed)),
     )
 
 
@@ -127,33 +108,27 @@ def _output_problems(graph: Graph) -> Iterator[str]:
             )
 
 
-def _sound_problems(graph: Graph, allowed: Deviations) -> Iterator[str]:
+def _uncut_sound(graph: Graph, allowed: Deviations) -> Iterator[Finding]:
+    """Yield a finding if only a separation of voices stands between the file and the video."""
     for node in graph.values():
         link = node.link("audio") if node.kind == VIDEO else None
         source = graph.get(link.node) if link else None
-        if source is None or source.kind in _SOUND_SOURCES | allowed.foreign:
-            continue
-        if allowed.permit(node, "audio") is None:
-            yield (
-                f"{node.label}, input audio: found a link from {source.label}, wanted the sound "
-                f"of {EMBEDS} (output 1), which ends with the planned frames."
+        passed: set[str] = set()
+        while source and source.kind == "AudioSeparation" and source.id not in passed:
+            passed.add(source.id)
+            link = source.link("audio")
+            source = graph.get(link.node) if link else None
+        if passed and source is not None and source.kind == "LoadAudio":
+            yield Finding(
+                f"{node.label}, input audio: found the whole sound of {source.label}, wanted one "
+                f"that ends with the planned frames, as output 1 of {EMBEDS} does",
+                permitted_by=allowed.permit(node, "audio"),
             )
 
 
-def _audio_crop_problems(graph: Graph) -> Iterator[str]:
-    for node in graph.values():
-        start = node.inputs.get("start_time")
-        if node.kind == "AudioCrop" and isinstance(start, str) and start.strip("0:. "):
-            yield (
-                f"{node.label}, input start_time: found {start[:20]!r}, wanted 0:00 (the plan "
-                f"counts from the start of the audio)."
-            )
-        if node.kind == "TrimAudioDuration" and node.inputs.get("start_index") not in (0, 0.0):
-            yield f"{node.label}, input start_index: wanted 0."
-
-
-def _reach_problems(graph: Graph, main: Mapping[str, Node]) -> Iterator[str]:
-    needed = upstream(graph, main[VIDEO].id)
+def _reach_problems(
+    graph: Graph, main: Mapping[str, Node], needed: Container[str]
+) -> Iterator[str]:
     for node in main.values():
         if node.id not in needed:
             yield f"{node.label} has no effect on the video: no link leads from it to the output."
@@ -169,15 +144,15 @@ def _advance(graph: Graph, node: Node) -> int | None:
 
 def _notes(
     graph: Graph,
-    main: Mapping[str, Node],
+    needed: set[str],
     advance: int,
-    broken: Collection[BrokenPin],
+    permitted: Collection[Finding],
     allowed: Deviations,
 ) -> Iterator[str]:
-    """Yield what an operator should know about a template that passed; `broken` is permitted."""
-    for pin in broken:
-        yield f"Deviation permitted: {pin.text}."
-    idle = sorted(graph.keys() - upstream(graph, main[VIDEO].id))
+    """Yield what an operator should know about a template that passed with these deviations."""
+    for finding in permitted:
+        yield f"Deviation permitted: {finding.text}."
+    idle = sorted(graph.keys() - needed)
     if idle:
         yield f"ComfyUI will ignore nodes that the video does not need: {', '.join(idle)}."
     if advance != GUIDE_ADVANCE:
@@ -189,8 +164,8 @@ def _notes(
         )
     if not any(node.kind in RESIZERS for node in graph.values()):
         yield "No node scales the image; it must be prepared to the render size (MEDIA_BUCKET)."
-    used = {pin.permitted_by for pin in broken} | {f"class:{node.kind}" for node in graph.values()}
-    unused = sorted(entry for entry in allowed.listed - used if not entry.endswith(".audio"))
+    used = {finding.permitted_by for finding in permitted}
+    unused = sorted(allowed.listed - used - {f"class:{node.kind}" for node in graph.values()})
     if unused:
         yield f"Permitted deviations that the template does not need: {', '.join(unused)}."
 
