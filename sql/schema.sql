@@ -43,18 +43,16 @@ CREATE FUNCTION public.claim_video_jobs_v1(p_owner uuid, p_want integer, p_lease
     SET search_path TO ''
     AS $$
 declare
-  limits public.video_job_limits;
   again uuid[] := '{}';
-  preparing integer;
+  in_preparation integer;
   soon integer;
   mine integer;
   alone boolean;
   slots integer;
   candidate record;
-  used record;
   picked uuid[] := '{}';
-  users uuid[] := '{}';
   counted uuid[] := '{}';
+  outdated uuid[];
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   if p_holding is not null then
@@ -72,47 +70,53 @@ begin
     p_want := p_want - cardinality(again);
   end if;
   perform public.video_job_end_waits_v1();
-  if not exists (select from public.video_job_line_v1(1, true)) then
+  if p_want <= 0 or not (
+      exists (select from public.video_job_users u where u.held is null and u.head_id is not null)
+      or exists (select from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is null)) then
     return;
   end if;
   -- The limits are counts over many rows: two claims at once could each see the last free slot.
   perform set_config('lock_timeout', '0', true);
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select * into limits from public.video_job_limits;
   select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.claimed_at > now() - interval '5 seconds'),
          count(*) filter (where p.lease_owner = p_owner),
          coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
-    into preparing, soon, mine, alone
+    into in_preparation, soon, mine, alone
     from (select j.*, public.video_job_has_open_submission_v1(j.id) as sending from public.video_jobs j
           where j.status = 'preparing' and j.lease_expires_at >= now()) p;
   if alone then
     return;
   end if;
-  select least(p_want, p_max_preparing - preparing, p_max_in_flight - soon - r.open_runs, p_max_queued_runs - soon - r.queued_runs)
+  select least(p_want, p_max_preparing - in_preparation, p_max_in_flight - soon - r.open_runs, p_max_queued_runs - soon - r.queued_runs)
     into slots from public.video_job_room_v1(p_endpoint_id) r;
   if slots <= 0 then
     return;
   end if;
 
+  -- Who was counted under other limits is counted first.
+  loop
+    outdated := array(
+      select u.user_id from (
+        select x.user_id, x.refreshed_at from public.video_job_users x where x.held is null and x.head_id is not null
+        order by x.head_priority desc, x.head_turn, x.head_created_at, x.head_id limit slots + in_preparation + 24) u
+      where u.refreshed_at < (select l.updated_at from public.video_job_limits l));
+    exit when outdated = '{}' or outdated && counted;
+    counted := counted || outdated;
+    perform public.video_job_recount_users_v1(outdated);
+  end loop;
+
   -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
-  for candidate in select * from public.video_job_line_v1(slots + preparing + 24, true) l order by l.place loop
+  for candidate in select * from public.video_job_line_v1(slots + in_preparation + 24, true) l order by l.place loop
     -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
     continue when picked <> '{}' and candidate.suspect;
-    if candidate.user_id is not null then
-      select * into used from public.video_job_usage_v1(candidate.user_id);
-      counted := counted || candidate.user_id;
-      continue when used.failures >= limits.max_failed_preparations_per_user_per_hour
-        or cardinality(array_positions(users, candidate.user_id)) >= least(
-          limits.max_in_flight_per_user - used.in_flight, limits.max_submissions_per_user_per_day - used.submissions);
-    end if;
+    counted := counted || candidate.user_id;
     perform from public.video_jobs j
       where j.id = candidate.id and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
       for update skip locked;
     continue when not found;
     exit when candidate.suspect and mine > 0;
     picked := picked || candidate.id;
-    users := users || candidate.user_id;
     exit when candidate.suspect or cardinality(picked) >= slots;
   end loop;
 
@@ -132,8 +136,9 @@ CREATE FUNCTION public.count_video_jobs_v1() RETURNS TABLE(status text, jobs big
     LANGUAGE sql STABLE
     SET search_path TO ''
     AS $$
-  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
-    from public.video_jobs j where j.status = 'queued' group by j.status
+  select 'queued', count(*), extract(epoch from now() - min(q.created_at))::double precision
+    from (select j.created_at from public.video_jobs j where j.status = 'queued' order by j.created_at limit 10000) q
+    having count(*) > 0
   union all
   select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
     from public.video_jobs j where j.status = 'preparing' group by j.status
@@ -263,8 +268,9 @@ CREATE FUNCTION public.refresh_video_job_queue_v1(p_places integer, p_sentences 
     SET search_path TO ''
     AS $$
 declare
-  places integer;
+  changed integer;
   sentences integer;
+  person record;
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   with line as (
@@ -279,23 +285,21 @@ begin
     from (select q.id, w.place from wanted w join public.video_jobs q on q.id = w.id
           where q.status = 'queued' and q.queue_position is distinct from w.place for update of q skip locked) moved
     where j.id = moved.id;
-  get diagnostics places = row_count;
-  with untold as (
-    select u.user_id, u.held from public.video_job_users u where u.held is distinct from u.told
-    order by u.user_id limit 100 for update skip locked
-  ), said as (
-    update public.video_job_users u set told = untold.held from untold where u.user_id = untold.user_id
-  ), first as (
-    select r.id, p_sentences ->> coalesce(untold.held, 'in_line') as sentence from untold cross join lateral (
-      select j.id from public.video_jobs j where j.user_id = untold.user_id and j.status = 'queued' and not j.delayed
-      order by j.priority desc, j.turn, j.created_at, j.id limit 10) r
-  )
-  update public.video_jobs j set phase_detail = told.sentence
-    from (select q.id, f.sentence from first f join public.video_jobs q on q.id = f.id
-          where q.status = 'queued' and q.phase_detail is distinct from f.sentence for update of q skip locked) told
-    where j.id = told.id;
-  get diagnostics sentences = row_count;
-  return places + sentences;
+  get diagnostics changed = row_count;
+  for person in
+    select u.user_id, p_sentences ->> coalesce(u.held, 'in_line') as sentence from public.video_job_users u
+    where u.held is distinct from u.told limit 50 for update skip locked
+  loop
+    update public.video_jobs j set phase_detail = person.sentence
+      where j.id = any (array(
+        select q.id from public.video_jobs q where q.user_id = person.user_id and q.status = 'queued' and not q.delayed
+        order by q.priority desc, q.turn, q.created_at, q.id limit 5 for update skip locked))
+        and j.phase_detail is distinct from person.sentence;
+    get diagnostics sentences = row_count;
+    changed := changed + sentences;
+    update public.video_job_users u set told = u.held where u.user_id = person.user_id;
+  end loop;
+  return changed;
 end $$;
 
 CREATE TABLE public.video_jobs (
@@ -445,7 +449,7 @@ begin
       set (max_in_flight_per_user, max_submissions_per_user_per_day, max_failed_preparations_per_user_per_hour,
            max_rows_per_user_per_day, updated_at)
         = (select v.max_in_flight_per_user, v.max_submissions_per_user_per_day, v.max_failed_preparations_per_user_per_hour,
-                  v.max_rows_per_user_per_day, now() from jsonb_populate_record(l, p_limits) v);
+                  v.max_rows_per_user_per_day, clock_timestamp() from jsonb_populate_record(l, p_limits) v);
     insert into public.video_job_stale_users (user_id)
       select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null on conflict do nothing;
   end if;
@@ -467,8 +471,16 @@ CREATE FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid) RETU
     select a.job_id from public.video_job_attempts a where a.state = 'submitting' and a.next_poll_at < now()
     union
     select j.id from public.video_jobs j
-    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
-      and j.updated_at < now() - interval '60 seconds' and not public.video_job_has_open_submission_v1(j.id)
+    where j.status = 'preparing' and j.lease_expires_at is null and j.updated_at < now() - interval '60 seconds'
+      and not public.video_job_has_open_submission_v1(j.id)
+    union
+    -- Two small indexes against each other: thousands may run, and none of them is stranded.
+    select j.id from (
+      select x.id from public.video_jobs x where x.status in ('submitted', 'running')
+      except
+      select a.job_id from public.video_job_attempts a where a.state in ('submitting', 'unknown', 'queued', 'running')) alone
+    join public.video_jobs j on j.id = alone.id
+    where j.status in ('submitted', 'running') and j.updated_at < now() - interval '60 seconds'
   ) s
   where p_after is null or s.id > p_after
   order by s.id limit p_want
@@ -701,7 +713,7 @@ CREATE FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) RET
     SET search_path TO ''
     AS $$
   with ready as (
-    select u.user_id, u.preparing, u.in_flight,
+    select u.user_id, u.preparing, u.room,
            row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
     from public.video_job_users u where u.held is null and u.head_id is not null
     order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
@@ -714,7 +726,7 @@ CREATE FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) RET
       where j.user_id = u.user_id and j.status = 'queued' and not j.delayed
       order by j.priority desc, j.turn, j.created_at, j.id
       limit case when p_one_each
-        then least(p_want, greatest((select l.max_in_flight_per_user from public.video_job_limits l) - u.in_flight, 0))
+        then least(p_want, u.room)
         -- a row has at least its user's heads before it
         else p_want - u.nth + 1 end) r
     union all (
@@ -768,6 +780,7 @@ declare
   limits public.video_job_limits;
   used record;
   head record;
+  free integer;
   reason text;
   until timestamptz;
 begin
@@ -784,16 +797,18 @@ begin
   elsif used.in_flight >= limits.max_in_flight_per_user then
     reason := 'in_flight';
   end if;
+  free := case when reason is null then least(
+    limits.max_in_flight_per_user - used.in_flight, limits.max_submissions_per_user_per_day - used.submissions) else 0 end;
   select j.priority, j.turn, j.created_at, j.id into head from public.video_jobs j
     where j.user_id = p_user_id and j.status = 'queued' and not j.delayed
     order by j.priority desc, j.turn, j.created_at, j.id limit 1;
   update public.video_job_users u
     set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
-        head_created_at = head.created_at, head_id = head.id, held = reason, held_until = until, refreshed_at = now()
+        head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until, refreshed_at = clock_timestamp()
     where u.user_id = p_user_id
-      and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
-           known.held, known.held_until)
-          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, reason, until);
+      and (known.refreshed_at < limits.updated_at or (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
+           known.room, known.held, known.held_until)
+          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason, until));
 end $$;
 
 CREATE FUNCTION public.video_job_recount_users_v1(p_user_ids uuid[]) RETURNS void
@@ -1211,6 +1226,7 @@ CREATE TABLE public.video_job_users (
     head_turn bigint,
     head_created_at timestamp with time zone,
     head_id uuid,
+    room integer DEFAULT 1000000 NOT NULL,
     held text,
     held_until timestamp with time zone,
     told text,
@@ -1250,6 +1266,8 @@ ALTER TABLE ONLY public.video_jobs
     ADD CONSTRAINT video_jobs_pkey PRIMARY KEY (id);
 
 CREATE INDEX video_job_attempts_created ON public.video_job_attempts USING btree (created_at);
+
+CREATE INDEX video_job_attempts_live ON public.video_job_attempts USING btree (endpoint_id, state) WHERE (state = ANY (ARRAY['submitting'::text, 'queued'::text, 'running'::text]));
 
 CREATE INDEX video_job_attempts_of_user ON public.video_job_attempts USING btree (user_id, created_at DESC);
 

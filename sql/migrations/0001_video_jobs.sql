@@ -248,6 +248,8 @@ create index if not exists video_job_attempts_open on public.video_job_attempts 
   where state in ('submitting', 'unknown', 'queued', 'running');
 create index if not exists video_job_attempts_open_of_user on public.video_job_attempts (user_id)
   where state in ('submitting', 'unknown', 'queued', 'running');
+create index if not exists video_job_attempts_live on public.video_job_attempts (endpoint_id, state)
+  where state in ('submitting', 'queued', 'running');
 create index if not exists video_job_attempts_of_user on public.video_job_attempts (user_id, created_at desc);
 create index if not exists video_job_attempts_created on public.video_job_attempts (created_at);
 create index if not exists video_job_attempts_started on public.video_job_attempts (endpoint_id, started_at desc);
@@ -289,7 +291,8 @@ create table if not exists public.video_job_users (
   head_turn bigint,
   head_created_at timestamptz,
   head_id uuid,
-  -- the limit that none of them may be claimed for, and when it passes if nothing else happens
+  -- how many of them may be claimed now; if none, for which limit, and when it passes if nothing else happens
+  room integer not null default 1000000,
   held text,
   held_until timestamptz,
   -- what the rows say of that

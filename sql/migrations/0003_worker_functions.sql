@@ -56,8 +56,16 @@ language sql stable set search_path = '' as $$
     select a.job_id from public.video_job_attempts a where a.state = 'submitting' and a.next_poll_at < now()
     union
     select j.id from public.video_jobs j
-    where (j.status in ('submitted', 'running') or (j.status = 'preparing' and j.lease_expires_at is null))
-      and j.updated_at < now() - interval '60 seconds' and not public.video_job_has_open_submission_v1(j.id)
+    where j.status = 'preparing' and j.lease_expires_at is null and j.updated_at < now() - interval '60 seconds'
+      and not public.video_job_has_open_submission_v1(j.id)
+    union
+    -- Two small indexes against each other: thousands may run, and none of them is stranded.
+    select j.id from (
+      select x.id from public.video_jobs x where x.status in ('submitted', 'running')
+      except
+      select a.job_id from public.video_job_attempts a where a.state in ('submitting', 'unknown', 'queued', 'running')) alone
+    join public.video_jobs j on j.id = alone.id
+    where j.status in ('submitted', 'running') and j.updated_at < now() - interval '60 seconds'
   ) s
   where p_after is null or s.id > p_after
   order by s.id limit p_want

@@ -73,12 +73,14 @@ language sql stable set search_path = '' as $$
     'migrations', (select coalesce(jsonb_agg(m.name order by m.name), '[]') from public.video_job_migrations m))
 $$;
 
--- Jobs that have not ended, by status, and how long the oldest has waited; reads their small indexes alone.
+-- Jobs that have not ended, by status (of those that wait at most 10,000), and how long the oldest has waited; reads
+-- their small indexes alone.
 create or replace function public.count_video_jobs_v1()
 returns table (status text, jobs bigint, oldest_seconds double precision)
 language sql stable set search_path = '' as $$
-  select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
-    from public.video_jobs j where j.status = 'queued' group by j.status
+  select 'queued', count(*), extract(epoch from now() - min(q.created_at))::double precision
+    from (select j.created_at from public.video_jobs j where j.status = 'queued' order by j.created_at limit 10000) q
+    having count(*) > 0
   union all
   select j.status, count(*), extract(epoch from now() - min(j.created_at))::double precision
     from public.video_jobs j where j.status = 'preparing' group by j.status

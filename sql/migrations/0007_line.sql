@@ -81,6 +81,7 @@ declare
   limits public.video_job_limits;
   used record;
   head record;
+  free integer;
   reason text;
   until timestamptz;
 begin
@@ -97,16 +98,18 @@ begin
   elsif used.in_flight >= limits.max_in_flight_per_user then
     reason := 'in_flight';
   end if;
+  free := case when reason is null then least(
+    limits.max_in_flight_per_user - used.in_flight, limits.max_submissions_per_user_per_day - used.submissions) else 0 end;
   select j.priority, j.turn, j.created_at, j.id into head from public.video_jobs j
     where j.user_id = p_user_id and j.status = 'queued' and not j.delayed
     order by j.priority desc, j.turn, j.created_at, j.id limit 1;
   update public.video_job_users u
     set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
-        head_created_at = head.created_at, head_id = head.id, held = reason, held_until = until, refreshed_at = now()
+        head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until, refreshed_at = clock_timestamp()
     where u.user_id = p_user_id
-      and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
-           known.held, known.held_until)
-          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, reason, until);
+      and (known.refreshed_at < limits.updated_at or (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
+           known.room, known.held, known.held_until)
+          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason, until));
 end $$;
 
 -- Counts users anew, always in the same order. A row that somebody holds locked is left to the next claim: two
@@ -174,7 +177,7 @@ create or replace function public.video_job_line_v1(p_want integer, p_one_each b
 returns table (id uuid, user_id uuid, suspect boolean, place bigint)
 language sql stable set search_path = '' as $$
   with ready as (
-    select u.user_id, u.preparing, u.in_flight,
+    select u.user_id, u.preparing, u.room,
            row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
     from public.video_job_users u where u.held is null and u.head_id is not null
     order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
@@ -187,7 +190,7 @@ language sql stable set search_path = '' as $$
       where j.user_id = u.user_id and j.status = 'queued' and not j.delayed
       order by j.priority desc, j.turn, j.created_at, j.id
       limit case when p_one_each
-        then least(p_want, greatest((select l.max_in_flight_per_user from public.video_job_limits l) - u.in_flight, 0))
+        then least(p_want, u.room)
         -- a row has at least its user's heads before it
         else p_want - u.nth + 1 end) r
     union all (
@@ -210,18 +213,16 @@ create or replace function public.claim_video_jobs_v1(
 returns setof jsonb
 language plpgsql set search_path = '' as $$
 declare
-  limits public.video_job_limits;
   again uuid[] := '{}';
-  preparing integer;
+  in_preparation integer;
   soon integer;
   mine integer;
   alone boolean;
   slots integer;
   candidate record;
-  used record;
   picked uuid[] := '{}';
-  users uuid[] := '{}';
   counted uuid[] := '{}';
+  outdated uuid[];
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   if p_holding is not null then
@@ -239,47 +240,53 @@ begin
     p_want := p_want - cardinality(again);
   end if;
   perform public.video_job_end_waits_v1();
-  if not exists (select from public.video_job_line_v1(1, true)) then
+  if p_want <= 0 or not (
+      exists (select from public.video_job_users u where u.held is null and u.head_id is not null)
+      or exists (select from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is null)) then
     return;
   end if;
   -- The limits are counts over many rows: two claims at once could each see the last free slot.
   perform set_config('lock_timeout', '0', true);
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select * into limits from public.video_job_limits;
   select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.claimed_at > now() - interval '5 seconds'),
          count(*) filter (where p.lease_owner = p_owner),
          coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
-    into preparing, soon, mine, alone
+    into in_preparation, soon, mine, alone
     from (select j.*, public.video_job_has_open_submission_v1(j.id) as sending from public.video_jobs j
           where j.status = 'preparing' and j.lease_expires_at >= now()) p;
   if alone then
     return;
   end if;
-  select least(p_want, p_max_preparing - preparing, p_max_in_flight - soon - r.open_runs, p_max_queued_runs - soon - r.queued_runs)
+  select least(p_want, p_max_preparing - in_preparation, p_max_in_flight - soon - r.open_runs, p_max_queued_runs - soon - r.queued_runs)
     into slots from public.video_job_room_v1(p_endpoint_id) r;
   if slots <= 0 then
     return;
   end if;
 
+  -- Who was counted under other limits is counted first.
+  loop
+    outdated := array(
+      select u.user_id from (
+        select x.user_id, x.refreshed_at from public.video_job_users x where x.held is null and x.head_id is not null
+        order by x.head_priority desc, x.head_turn, x.head_created_at, x.head_id limit slots + in_preparation + 24) u
+      where u.refreshed_at < (select l.updated_at from public.video_job_limits l));
+    exit when outdated = '{}' or outdated && counted;
+    counted := counted || outdated;
+    perform public.video_job_recount_users_v1(outdated);
+  end loop;
+
   -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
-  for candidate in select * from public.video_job_line_v1(slots + preparing + 24, true) l order by l.place loop
+  for candidate in select * from public.video_job_line_v1(slots + in_preparation + 24, true) l order by l.place loop
     -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
     continue when picked <> '{}' and candidate.suspect;
-    if candidate.user_id is not null then
-      select * into used from public.video_job_usage_v1(candidate.user_id);
-      counted := counted || candidate.user_id;
-      continue when used.failures >= limits.max_failed_preparations_per_user_per_hour
-        or cardinality(array_positions(users, candidate.user_id)) >= least(
-          limits.max_in_flight_per_user - used.in_flight, limits.max_submissions_per_user_per_day - used.submissions);
-    end if;
+    counted := counted || candidate.user_id;
     perform from public.video_jobs j
       where j.id = candidate.id and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
       for update skip locked;
     continue when not found;
     exit when candidate.suspect and mine > 0;
     picked := picked || candidate.id;
-    users := users || candidate.user_id;
     exit when candidate.suspect or cardinality(picked) >= slots;
   end loop;
 
@@ -295,13 +302,14 @@ begin
   return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
 end $$;
 
--- The first places of the line, and what the first rows of a user say of the limit that holds them: for people. Only
--- what changed is written. p_sentences: {"in_line": …, and for each limit a sentence}.
+-- The first places of the line, and what the first five rows of a user say of the limit that holds them: for people.
+-- Only what changed is written. p_sentences: {"in_line": …, and for each limit a sentence}.
 create or replace function public.refresh_video_job_queue_v1(p_places integer, p_sentences jsonb) returns integer
 language plpgsql set search_path = '' as $$
 declare
-  places integer;
+  changed integer;
   sentences integer;
+  person record;
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   with line as (
@@ -316,23 +324,21 @@ begin
     from (select q.id, w.place from wanted w join public.video_jobs q on q.id = w.id
           where q.status = 'queued' and q.queue_position is distinct from w.place for update of q skip locked) moved
     where j.id = moved.id;
-  get diagnostics places = row_count;
-  with untold as (
-    select u.user_id, u.held from public.video_job_users u where u.held is distinct from u.told
-    order by u.user_id limit 100 for update skip locked
-  ), said as (
-    update public.video_job_users u set told = untold.held from untold where u.user_id = untold.user_id
-  ), first as (
-    select r.id, p_sentences ->> coalesce(untold.held, 'in_line') as sentence from untold cross join lateral (
-      select j.id from public.video_jobs j where j.user_id = untold.user_id and j.status = 'queued' and not j.delayed
-      order by j.priority desc, j.turn, j.created_at, j.id limit 10) r
-  )
-  update public.video_jobs j set phase_detail = told.sentence
-    from (select q.id, f.sentence from first f join public.video_jobs q on q.id = f.id
-          where q.status = 'queued' and q.phase_detail is distinct from f.sentence for update of q skip locked) told
-    where j.id = told.id;
-  get diagnostics sentences = row_count;
-  return places + sentences;
+  get diagnostics changed = row_count;
+  for person in
+    select u.user_id, p_sentences ->> coalesce(u.held, 'in_line') as sentence from public.video_job_users u
+    where u.held is distinct from u.told limit 50 for update skip locked
+  loop
+    update public.video_jobs j set phase_detail = person.sentence
+      where j.id = any (array(
+        select q.id from public.video_jobs q where q.user_id = person.user_id and q.status = 'queued' and not q.delayed
+        order by q.priority desc, q.turn, q.created_at, q.id limit 5 for update skip locked))
+        and j.phase_detail is distinct from person.sentence;
+    get diagnostics sentences = row_count;
+    changed := changed + sentences;
+    update public.video_job_users u set told = u.held where u.user_id = person.user_id;
+  end loop;
+  return changed;
 end $$;
 
 -- Counts users anew whose counts may be old: those with something in work or a limit, the oldest count first.
@@ -366,7 +372,7 @@ begin
       set (max_in_flight_per_user, max_submissions_per_user_per_day, max_failed_preparations_per_user_per_hour,
            max_rows_per_user_per_day, updated_at)
         = (select v.max_in_flight_per_user, v.max_submissions_per_user_per_day, v.max_failed_preparations_per_user_per_hour,
-                  v.max_rows_per_user_per_day, now() from jsonb_populate_record(l, p_limits) v);
+                  v.max_rows_per_user_per_day, clock_timestamp() from jsonb_populate_record(l, p_limits) v);
     insert into public.video_job_stale_users (user_id)
       select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null on conflict do nothing;
   end if;
