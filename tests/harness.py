@@ -57,7 +57,7 @@ class Harness:
     def __init__(self, *, exclusive: bool = False, policy: LifecyclePolicy = POLICY) -> None:
         self.store, self.runpod, self.media = FakeStore(), FakeRunPod(), FakeMedia()
         self.readiness = Readiness()
-        self.exclusive, self.policy = exclusive, policy
+        self.exclusive, self.policy, self.limits = exclusive, policy, LIMITS
         self.now = 1000.0
         self.slept: list[float] = []
         self.claimed: list[Job] = []
@@ -123,7 +123,7 @@ class Harness:
             effects=effects,
             readiness=self.readiness,
             template=template,
-            limits=LIMITS,
+            limits=self.limits,
             max_submissions=self.policy.max_submissions,
             lease_seconds=LEASE,
             webhook_url=lambda job, attempt: f"https://w/{job}/{attempt}",
@@ -135,7 +135,7 @@ class Harness:
             gate=self.gate,
             submitter=submitter,
             updater=self.updater,
-            limits=LIMITS,
+            limits=self.limits,
             clock=self.clock,
             on_claim=self.claimed.append,
             on_room=lambda: None,

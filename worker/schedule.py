@@ -70,6 +70,33 @@ class Wakeups:
             wakeup.set()
 
 
+class LimitsKeeper:
+    """Writes the limits of users into the database, and notices when they are not ours."""
+
+    def __init__(self, store: SupabaseStore, limits: UserLimits, readiness: Readiness) -> None:
+        self._store = store
+        self._limits = limits
+        self._readiness = readiness
+        self._written = False
+
+    async def compare(self) -> None:
+        """Write the limits the first time; afterwards report others that another worker wrote."""
+        if not self._written:
+            await self._store.set_limits(self._limits)
+            self._written = True
+        known, ours = await self._store.limits(), self._limits.as_row()
+        differ = [name for name in ours if known.get(name) != ours[name]]
+        others = [f"{name.upper()}={known.get(name)}" for name in differ]
+        if others:
+            reason = (
+                f"other limits are in force than this worker's settings: {', '.join(others)}; "
+                "give all workers the same values and restart them"
+            )
+            self._readiness.report("limits", reason)
+        else:
+            self._readiness.clear("limits")
+
+
 class Schedule:
     """Starts the loops; its own are the sweep and the pruning."""
 
@@ -90,7 +117,7 @@ class Schedule:
     ) -> None:
         self._settings = settings
         self._limits = limits
-        self._limits_written = False
+        self._limits_keeper = LimitsKeeper(store, limits, readiness)
         self._store = store
         self._media = media
         self._listener = listener
@@ -136,7 +163,7 @@ class Schedule:
         await self._reconciler.sweep()
         await self._store.recount_users(RECOUNTED)
         await self._store.refresh_queue(PLACES, sentences(self._limits))
-        await self._compare_limits()
+        await self._limits_keeper.compare()
         self._wakeups.dispatch.set()
         if self._listener.state != "ready":
             reason = "no changes are heard; rows are found by the sweep alone"
@@ -145,20 +172,6 @@ class Schedule:
             self._readiness.clear("realtime")
         METRICS.count_jobs(await self._store.count())
         return None
-
-    async def _compare_limits(self) -> None:
-        """Write the limits once; say so when another worker has written others since."""
-        if not self._limits_written:
-            await self._store.set_limits(self._limits)
-            self._limits_written = True
-        known, ours = await self._store.limits(), self._limits.as_row()
-        differ = [name for name in ours if known.get(name) != ours[name]]
-        others = [f"{name.upper()}={known.get(name)}" for name in differ]
-        if others:
-            reason = f"another worker has written other limits: {', '.join(others)}"
-            self._readiness.report("limits", reason)
-        else:
-            self._readiness.clear("limits")
 
     async def prune(self) -> float | None:
         """Once an hour: forget old history, remove prepared inputs of jobs that are over."""
