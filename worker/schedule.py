@@ -138,11 +138,7 @@ class Schedule:
         await self._store.refresh_queue(PLACES, sentences(self._limits))
         await self._compare_limits()
         self._wakeups.dispatch.set()
-        if self._listener.state != "ready":
-            reason = "no changes are heard; rows are found by the sweep alone"
-            self._readiness.report("realtime", reason)
-        else:
-            self._readiness.clear("realtime")
+        self._readiness.show("realtime", self._listener.problem)
         METRICS.count_jobs(await self._store.count())
         return None
 

@@ -149,6 +149,12 @@ class Metrics:
             namespace=PREFIX,
             registry=registry,
         )
+        self.realtime_unheard = Gauge(
+            "realtime_unheard_rows",
+            "New rows that only the sweep found since the last event from Realtime.",
+            namespace=PREFIX,
+            registry=registry,
+        )
         self.leases_expired = Counter(
             "leases_expired",
             "Claims whose lease expired: the worker that held them is gone.",
