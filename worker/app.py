@@ -213,10 +213,9 @@ class App:
         )
 
     def _on_claim(self, job: Job) -> None:
-        """Notice a new row that the sweep found, though Realtime should have told of it."""
-        if (seconds := self.wakeups.unheard_for(job)) is not None:
-            self.listener.missed(seconds)
-            self.readiness.show("realtime", self.listener.problem)
+        """Notice a new row that Realtime should have told of."""
+        self.listener.claimed(job)
+        self.readiness.show("realtime", self.listener.problem)
 
     def _on_hint(self, hint: ChangeHint) -> None:
         self.readiness.show("realtime", self.listener.problem)

@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from worker.jobs.job import Job
 from worker.runtime.metrics import METRICS
 from worker.supabase.realtime_hearing import Hearing
 from worker.supabase.realtime_pace import Backoff, Pace
 from worker.supabase.realtime_reason import quiet_library_logs
+from worker.supabase.realtime_rows import NewRows
 from worker.supabase.realtime_session import ChangeHint, Ending, HintKind, Session, Timings
 
 __all__ = ["ChangeHint", "HintKind", "Pace", "RealtimeListener", "Timings"]
@@ -66,6 +68,7 @@ class RealtimeListener:
         self._sleep = sleep
         self._backoff = Backoff(self._pace, jitter)
         self._hearing = Hearing(clock)
+        self._rows = NewRows(clock)
         self._session: Session | None = None
         # Public unless the project permits only private channels: see JobsChannel.
         self._private = False
@@ -105,6 +108,20 @@ class RealtimeListener:
         if self.state != "ready":
             return "no changes are heard; rows are found by the sweep alone"
         return self._hearing.problem
+
+    def claimed(self, job: Job) -> None:
+        """Tell of a row that was claimed, to compare with what was heard.
+
+        Only a first claim can tell: for a later one there may have been no event at all.
+        """
+        if job.attempt == 1 and job.try_number == 1 and job.waited is not None:
+            self._rows.claim(job.id, job.waited)
+        self.check_missed()
+
+    def check_missed(self) -> None:
+        """Count the claimed rows whose event should have come by now."""
+        for age in self._rows.unheard():
+            self.missed(age)
 
     def missed(self, age: float = 0.0) -> None:
         """Report a row that the sweep found `age` seconds after a change without an event.
@@ -179,6 +196,8 @@ class RealtimeListener:
             self._session = None
 
     def _hear(self, hint: ChangeHint) -> None:
+        if hint.job_id is not None:
+            self._rows.hear(hint.job_id)
         if unheard := self._hearing.hear():
             log.info("realtime.heard_again", rows_unheard=unheard)
         METRICS.realtime_hints.labels(hint.kind.value).inc()
