@@ -15,7 +15,7 @@ from tests.conftest import OURS
 from tests.packaging.conftest import ROOT
 from worker.settings import Settings
 
-TARGETS = ["setup", "demo", "test", "check", "audit", "bench", "schema", "e2e", "chaos", "docker"]
+TARGETS = ["setup", "demo", "test", "check", "alerts", "audit", "bench", "schema", "e2e", "chaos", "docker"]
 TARGETS += ["docs", "lock", "help"]
 SUBJECTS = ("jobs", "plan", "workflow")
 PURE = [
