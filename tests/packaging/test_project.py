@@ -15,8 +15,8 @@ from tests.conftest import OURS
 from tests.packaging.conftest import ROOT
 from worker.settings import Settings
 
-TARGETS = ["setup", "demo", "test", "check", "alerts", "audit", "bench", "schema", "e2e", "chaos", "docker"]
-TARGETS += ["docs", "lock", "help"]
+TARGETS = ["setup", "demo", "test", "check", "audit", "bench", "schema", "e2e", "chaos", "docker"]
+TARGETS += ["docs", "lock", "help", "alerts"]
 SUBJECTS = ("jobs", "plan", "workflow")
 PURE = [
     *(file for name in SUBJECTS for file in sorted((ROOT / "worker" / name).rglob("*.py"))),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from realtime.message import ServerMessageAdapter
 from structlog.testing import capture_logs
 
-from tests.supabase.heard import KEY, Heard, listening, state_of, until
+from tests.supabase.heard import KEY, PATIENT, Heard, listening, state_of, until
 from tests.supabase.realtime_server import Behaviour, Peer, Realtime, accept, realtime
 from worker.supabase.realtime import ChangeHint, HintKind, Timings
 from worker.supabase.realtime_session import Session
@@ -41,14 +41,14 @@ async def large(peer: Peer) -> None:
 
 
 async def many(peer: Peer) -> None:
-    for _ in range(2_000):
+    for _ in range(300):
         await peer.send("broadcast", {"event": "INSERT", "type": "broadcast", "payload": ROW})
 
 
 async def presence(peer: Peer) -> None:
     await peer.send("presence_state", {"INSERT": META})
-    for number in range(500):
-        await peer.send("presence_diff", {"joins": {f"{number}": META}, "leaves": {}})
+    for _ in range(300):
+        await peer.send("presence_diff", {"joins": {str(uuid4()): META}, "leaves": {}})
 
 
 async def odd(peer: Peer) -> None:
@@ -75,7 +75,7 @@ async def still_hears(peer: Peer, heard: Heard) -> None:
 
 @pytest.mark.parametrize("forged", FORGED)
 async def test_forged_messages_wake_nothing_log_nothing_and_end_nothing(forged):
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         await heard.ready()
         peer = await server.peer()
         with capture_logs() as lines:
@@ -86,7 +86,7 @@ async def test_forged_messages_wake_nothing_log_nothing_and_end_nothing(forged):
 
 @pytest.mark.parametrize("forge", [many, presence])
 async def test_forged_messages_leave_nothing_in_memory(forge: Callable[[Peer], Awaitable[None]]):
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         await heard.ready()
         peer = await server.peer()
         await forge(peer)
@@ -148,7 +148,7 @@ def test_no_broadcast_of_any_name_and_payload_reaches_the_listener(event, payloa
 
 async def test_each_session_has_a_topic_that_nobody_can_guess():
     """So a stranger cannot address it, not even with a frame large enough to end the socket."""
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         topics = []
         for _ in range(3):
             await heard.ready()
@@ -190,7 +190,7 @@ async def sees(server: Realtime, heard: Heard) -> bool:
 
 async def test_a_project_that_permits_only_private_channels_is_joined_privately():
     behaviours = [Behaviour(join=private_only)] * 2
-    async with realtime(*behaviours) as server, listening(server.url) as heard:
+    async with realtime(*behaviours) as server, listening(server.url, timings=PATIENT) as heard:
         assert await sees(server, heard)
         assert "PrivateOnly" in str(heard.failures)
 
@@ -198,6 +198,6 @@ async def test_a_project_that_permits_only_private_channels_is_joined_privately(
 async def test_a_key_that_may_not_join_privately_listens_publicly():
     """Hearing inserts comes first."""
     behaviours = [Behaviour(join=private_only), Behaviour(join=unauthorized)]
-    async with realtime(*behaviours) as server, listening(server.url) as heard:
+    async with realtime(*behaviours) as server, listening(server.url, timings=PATIENT) as heard:
         assert not await sees(server, heard)
         assert "Unauthorized" in str(heard.failures)

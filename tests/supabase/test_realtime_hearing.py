@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.supabase.heard import Heard, listening, until
+from tests.supabase.heard import PATIENT, Heard, listening, until
 from tests.supabase.realtime_server import Behaviour, Peer, realtime
 from worker.supabase.realtime_hearing import Hearing
 
@@ -21,7 +21,7 @@ def problem_of(heard: Heard) -> str | None:
 
 
 async def test_a_row_that_came_without_an_event_is_a_problem_until_an_event_comes():
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         assert "no changes are heard" in str(problem_of(heard))
         await heard.ready()
         peer = await server.peer()
@@ -40,7 +40,7 @@ async def test_a_row_that_came_without_an_event_is_a_problem_until_an_event_come
 
 async def test_a_new_session_that_is_ready_does_not_prove_that_it_hears():
     """Beyond the rate limit every session is ready, and none hears anything."""
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         await heard.ready()
         await server.peer()
         for _ in range(3):
@@ -58,7 +58,7 @@ async def test_a_new_session_that_is_ready_does_not_prove_that_it_hears():
 
 
 async def test_a_row_from_before_the_session_is_no_sign_of_deafness():
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         await heard.ready()
         heard.listener.missed(age=60)
         assert problem_of(heard) is None
@@ -83,7 +83,10 @@ async def repeated(peer: Peer, ref: str) -> None:
 
 async def test_a_burst_of_subscribed_is_one_line_and_each_asks_for_a_sweep():
     with capture_logs() as lines:
-        async with realtime(Behaviour(join=repeated)) as server, listening(server.url) as heard:
+        async with (
+            realtime(Behaviour(join=repeated)) as server,
+            listening(server.url, timings=PATIENT) as heard,
+        ):
             for _ in range(50):
                 await heard.ready()
     assert [line["event"] for line in lines if line["event"] == "realtime.ready"] == [
@@ -93,7 +96,7 @@ async def test_a_burst_of_subscribed_is_one_line_and_each_asks_for_a_sweep():
 
 async def test_a_later_subscribed_has_its_own_line():
     """A gap in what was heard, hours later, is news."""
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         await heard.ready()
         peer = await server.peer()
         now = heard.listener._clock()
@@ -111,7 +114,7 @@ async def refuse(peer: Peer, ref: str) -> None:
 async def test_an_outage_of_many_attempts_is_one_warning():
     with capture_logs() as lines:
         behaviours = [Behaviour(join=refuse)] * 5
-        async with realtime(*behaviours) as server, listening(server.url) as heard:
+        async with realtime(*behaviours) as server, listening(server.url, timings=PATIENT) as heard:
             await until(lambda: heard.listener.rebuilds == 5)
             await heard.ready()
             peer = await server.peer()

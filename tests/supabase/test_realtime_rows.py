@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs.cases import job
-from tests.supabase.heard import listening
+from tests.supabase.heard import PATIENT, listening
 from tests.supabase.realtime_server import realtime
 from worker.jobs.job import Job
 from worker.supabase.realtime_rows import HINT_SECONDS, ROWS_KEPT, NewRows
@@ -81,7 +81,7 @@ def claimed(seconds: float, **values: object) -> Job:
 
 
 async def test_only_the_first_claim_of_a_row_can_tell_of_a_missed_event():
-    async with realtime() as server, listening(server.url) as heard:
+    async with realtime() as server, listening(server.url, timings=PATIENT) as heard:
         await heard.ready()
         started = heard.listener._clock()
         now = 20.0
