@@ -94,6 +94,19 @@ schema: $(STAMP) ## Write sql/schema.sql anew after a change of the migrations
 docs: $(STAMP) ## Write docs/settings.md anew after a change of the settings
 	@$(BIN)/python -m tests.docs.settings_page
 
+# Prometheus' own tool for rules; only Debian's and Ubuntu's registry has it as a package.
+.promtool/promtool:
+	@mkdir -p $(@D); \
+	if command -v promtool >/dev/null; then ln -sf "$$(command -v promtool)" $@; \
+	elif command -v apt-get >/dev/null; then \
+		cd $(@D); apt-get -o APT::Sandbox::User=root download -qq prometheus || { echo "Run apt-get update as root first." >&2; exit 1; }; \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool; rm prometheus_*.deb; \
+	else echo "promtool is missing: install Prometheus." >&2; exit 1; fi
+
+.PHONY: alerts
+alerts: $(STAMP) .promtool/promtool ## Test the alert rules with Prometheus' promtool (fetched by apt where it is missing)
+	@$(BIN)/python -m pytest -q tests/docs/test_promtool.py tests/docs/test_alerts.py $(ARGS)
+
 .PHONY: e2e
 e2e: $(STAMP) ## Only the tests that start the daemon and the local stack
 	@$(BIN)/python -m pytest -m e2e $(ARGS)

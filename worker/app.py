@@ -47,7 +47,7 @@ from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import Watchdog
 from worker.schedule import Schedule, Wakeups
 from worker.settings import Settings
-from worker.supabase.realtime import RealtimeListener
+from worker.supabase.realtime import ChangeHint, Pace, RealtimeListener
 from worker.supabase.store import TIMEOUT, SupabaseStore, connect
 from worker.web import Web, listen, server_for, webhook_url
 from worker.workflow.validation import Template
@@ -95,8 +95,9 @@ class App:
         self.listener = RealtimeListener(
             url=settings.supabase_url,
             key=key,
-            on_hint=self.wakeups.hear,
+            on_hint=self._on_hint,
             on_ready=self._on_realtime_ready,
+            pace=Pace.within(settings.sweep_seconds),
             clock=environment.monotonic,
             jitter=environment.jitter,
         )
@@ -212,17 +213,21 @@ class App:
         )
 
     def _on_claim(self, job: Job) -> None:
-        """Notice a new row that the sweep found, though Realtime should have told of it."""
-        if (seconds := self.wakeups.unheard_for(job)) is not None:
-            METRICS.realtime_missed.inc()
-            self.listener.missed(seconds)
+        """Notice a new row that Realtime should have told of."""
+        self.listener.claimed(job)
+        self.readiness.show("realtime", self.listener.problem)
+
+    def _on_hint(self, hint: ChangeHint) -> None:
+        self.readiness.show("realtime", self.listener.problem)
+        self.wakeups.hear(hint)
 
     def _on_realtime_ready(self) -> None:
-        self.readiness.clear("realtime")
+        self.readiness.show("realtime", self.listener.problem)
         self.wakeups.look_again()
 
     def _refresh_metrics(self) -> None:
         METRICS.realtime_ready.set(self.listener.state == "ready")
+        METRICS.realtime_unheard.set(self.listener.unheard)
         age = self.listener.last_event_age
         METRICS.realtime_event_age.set(float("nan") if age is None else age)
 

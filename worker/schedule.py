@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from worker.dispatch.dispatcher import Dispatcher
-from worker.jobs.job import Job
 from worker.jobs.waiting import UserLimits, sentences
 from worker.media.inputs import InputMedia
 from worker.reconcile.reconciler import Reconciler
@@ -20,8 +18,6 @@ from worker.settings import Settings
 from worker.supabase.realtime import ChangeHint, RealtimeListener
 from worker.supabase.store import SupabaseStore
 
-HINT_SECONDS = 3.0
-HINTS_KEPT = 10_000
 SLOWEST_TICK = 120.0
 HOUR = 3600.0
 # Places in line that are written into rows, and users that are counted anew, in a sweep.
@@ -30,7 +26,7 @@ RECOUNTED = 200
 
 
 class Wakeups:
-    """Wakes loops before their time, and remembers of which rows Realtime has told."""
+    """Wakes loops before their time."""
 
     def __init__(self) -> None:
         self.dispatch = Wakeup()
@@ -38,26 +34,14 @@ class Wakeups:
         self.sweep = Wakeup()
         self.lease = Wakeup()
         self.prune = Wakeup()
-        self._heard: OrderedDict[str, None] = OrderedDict()
 
     def hear(self, hint: ChangeHint) -> None:
         """A row was inserted or changed: wake only the loops that it concerns."""
-        if hint.job_id is not None:
-            self._heard[hint.job_id] = None
-            if len(self._heard) > HINTS_KEPT:
-                self._heard.popitem(last=False)
         if hint.kind in ("insert", "retry"):
             self.dispatch.set()
         else:
             self.reconcile.set()
             self.lease.set()
-
-    def unheard_for(self, job: Job) -> float | None:
-        """Seconds since a new row's insert, if Realtime should have told of it and did not."""
-        first = job.attempt == 1 and job.try_number == 1
-        if not first or job.waited is None or job.waited <= HINT_SECONDS or job.id in self._heard:
-            return None
-        return job.waited
 
     def look_again(self) -> None:
         """Changes may have gone unheard."""
@@ -165,11 +149,8 @@ class Schedule:
         await self._store.refresh_queue(PLACES, sentences(self._limits))
         await self._limits_keeper.compare()
         self._wakeups.dispatch.set()
-        if self._listener.state != "ready":
-            reason = "no changes are heard; rows are found by the sweep alone"
-            self._readiness.report("realtime", reason)
-        else:
-            self._readiness.clear("realtime")
+        self._listener.check_missed()
+        self._readiness.show("realtime", self._listener.problem)
         METRICS.count_jobs(await self._store.count())
         return None
 

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from tests.docs.expressions import counters_without_rate, problems
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, page
 from worker.jobs.errors import CODES
 
+OURS = 'worker="talking-head"'
 RULES = {
     rule["alert"]: rule
     for group in yaml.safe_load((ROOT / "docs" / "alerts.yml").read_text())["groups"]
@@ -28,7 +29,9 @@ def test_the_rule_is_complete(name: str) -> None:
     assert re.fullmatch(r"\d+m", rule["for"])
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"]["summary"].endswith(".")
-    assert rule["annotations"]["runbook_url"] == f"docs/operating.md#{name.lower()}"
+    path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert anchor == name.lower()
+    assert anchor in page(path).anchors
 
 
 def test_what_each_worker_counts_alone_is_added_up() -> None:
@@ -49,13 +52,26 @@ def test_failures_that_users_cause_do_not_alert() -> None:
     ("expression", "says"),
     [
         ("worker_no_such_thing > 0", ["there is no metric worker_no_such_thing"]),
-        ('worker_jobs{job_id="x"} > 0', ["worker_jobs has no label job_id"]),
-        ("sum by (user) (worker_jobs) > 0", ["nothing has the label user"]),
-        ("sum(worker_jobs > 0", ["unequal ()"]),
-        ("1 > 0", ["it names no metric"]),
+        (f'worker_jobs{{{OURS},job_id="x"}} > 0', ["worker_jobs has no label job_id"]),
+        (f"sum by (user) (worker_jobs{{{OURS}}}) > 0", ["nothing has the label user"]),
+        ("sum(worker_jobs > 0", ["unclosed left parenthesis"]),
+        ("1 > bool 0", ["it names no metric"]),
+        ("worker_jobs > 0", ["worker_jobs of any service is meant"]),
+        (
+            'process_resident_memory_bytes{worker!="other"} > 0',
+            ["process_resident_memory_bytes of any service is meant"],
+        ),
+        (
+            f'increase(worker_polls_total{{{OURS},result="new"}}[1h]) > 0',
+            ["worker_polls_total: no such series at the start"],
+        ),
+        (
+            f"sum(increase(worker_claims_total{{{OURS}}})) > 0",
+            ["expected type matrix in call to function 'increase', got vector"],
+        ),
     ],
 )
-def test_what_does_not_exist_would_be_seen(expression: str, says: list[str]) -> None:
+def test_what_is_wrong_would_be_seen(expression: str, says: list[str]) -> None:
     assert problems(expression) == says
 
 

@@ -57,14 +57,11 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def test_every_alert_is_in_the_runbook() -> None:
-    """The rules link to it, and it names no alert that does not exist."""
+    """And it names no alert that does not exist; that each link resolves is in test_alerts."""
     rules = yaml.safe_load((ROOT / "docs" / "alerts.yml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
     section = page("docs/operating.md").section("Alerts")
     assert re.findall(r"^### (.+)$", section, re.MULTILINE) == [rule["alert"] for rule in alerts]
-    for rule in alerts:
-        anchor = rule["annotations"]["runbook_url"].partition("docs/operating.md#")[2]
-        assert anchor in page("docs/operating.md").anchors
 
 
 def test_the_readme_is_short() -> None:

@@ -122,6 +122,25 @@ async def test_without_realtime_the_sweep_finds_every_row(
         assert len(world.runs_of(job_id)) == 1
 
 
+async def test_a_realtime_that_tells_of_no_row_shows_until_it_tells_of_one(
+    world: World, daemon: Daemon
+) -> None:
+    """Its socket is open and subscribed, as beyond the rate limit."""
+    world.stack.gateway.realtime.apply({"mute": True})
+
+    assert (await world.until(await world.insert(), "completed"))["status"] == "completed"
+
+    async def deaf() -> bool:
+        reasons = (await readiness(daemon))[1]["reasons"]
+        return any("the last new row came without an event" in reason for reason in reasons)
+
+    await until_true(deaf, "/readyz says that a row came without an event")
+    assert (await readiness(daemon))[0] == 200
+    world.stack.gateway.realtime.apply({"mute": False})
+    assert (await world.until(await world.insert(), "completed"))["status"] == "completed"
+    await until_ready(daemon, "ok")
+
+
 @pytest.mark.parametrize(
     "fault",
     [

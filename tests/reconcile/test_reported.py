@@ -144,6 +144,21 @@ async def test_polls_that_nobody_answers_show_within_a_minute(
     assert METRICS.registry.get_sample_value("worker_runs_blind") == 0
 
 
+async def test_runs_that_are_polled_from_memory_show_as_blind_too(harness: Harness) -> None:
+    """While the table is away as well."""
+    await harness.submitted()
+    harness.runpod.runs["run-1"] = update(RunState.RUNNING)
+    await harness.reconciler.tick()
+    harness.runpod.runs["run-1"] = BLIND[0]
+    for _ in range(3):
+        await harness.reconciler._poller.poll_from_memory(1)
+        harness.store.now += 30
+    assert METRICS.registry.get_sample_value("worker_runs_blind") == 1
+    harness.runpod.runs["run-1"] = update(RunState.RUNNING)
+    await harness.reconciler._poller.poll_from_memory(1)
+    assert METRICS.registry.get_sample_value("worker_runs_blind") == 0
+
+
 async def test_an_endpoint_whose_runs_have_ended_is_no_problem(harness: Harness) -> None:
     """An old endpoint of which nobody waits for anything any more."""
     await harness.submitted()

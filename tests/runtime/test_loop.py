@@ -7,13 +7,11 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from tests.jobs.cases import job
 from worker.jobs.errors import StoreRefused, StoreUnavailable
-from worker.jobs.job import Job
 from worker.runtime.loops import Heartbeats, Wakeup, every
 from worker.runtime.readiness import Readiness
 from worker.runtime.watchdog import EXIT_STUCK, Watchdog
-from worker.schedule import HINTS_KEPT, Wakeups
+from worker.schedule import Wakeups
 from worker.supabase.realtime import ChangeHint, HintKind
 
 
@@ -176,32 +174,3 @@ async def test_after_a_gap_in_what_is_heard_every_loop_that_finds_rows_looks_aga
     wakeups = Wakeups()
     wakeups.look_again()
     assert woken(wakeups) == {"dispatch", "reconcile", "sweep"}
-
-
-def claimed(seconds: float, **values: object) -> Job:
-    """A row that was claimed so many seconds after its insert."""
-    instants = {
-        "created_at": "2026-01-01T00:00:00+00:00",
-        "updated_at": f"2026-01-01T00:00:{seconds:09.6f}+00:00",
-    }
-    return job("preparing", **(instants | values))
-
-
-async def test_a_new_row_that_realtime_did_not_tell_of_is_a_miss() -> None:
-    """Only its first claim can tell: for a later one there may have been no event at all."""
-    wakeups = Wakeups()
-    assert wakeups.unheard_for(claimed(10)) == 10.0
-    assert wakeups.unheard_for(claimed(2.9)) is None, "its event may still come"
-    assert wakeups.unheard_for(claimed(10, attempt=2)) is None, "it was in line again"
-    assert wakeups.unheard_for(claimed(10, try_number=2)) is None, "it was tried again"
-    assert wakeups.unheard_for(job("preparing")) is None
-    wakeups.hear(ChangeHint(kind=HintKind.INSERT, job_id="j"))
-    assert wakeups.unheard_for(claimed(10)) is None
-
-
-async def test_what_was_heard_is_remembered_for_a_limited_number_of_rows() -> None:
-    wakeups = Wakeups()
-    for number in range(HINTS_KEPT + 1):
-        wakeups.hear(ChangeHint(kind=HintKind.INSERT, job_id=str(number)))
-    assert wakeups.unheard_for(claimed(10, id="0")) == 10.0
-    assert wakeups.unheard_for(claimed(10, id="1")) is None

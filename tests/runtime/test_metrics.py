@@ -8,11 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.harness import Harness, done, update
 from tests.runtime.test_web import Site
 from worker.jobs.errors import (
+    CODES,
     InputUnavailable,
     JobFailed,
     OperatorFault,
@@ -23,12 +27,15 @@ from worker.jobs.errors import (
     WorkerError,
 )
 from worker.jobs.run import RunState
+from worker.reconcile.reconciler import WebhookResult
 from worker.runpod.api import RunPodApi
 from worker.runtime.loops import Heartbeats, Wakeup, every
-from worker.runtime.metrics import LIVE, METRICS
+from worker.runtime.metrics import LIVE, METRICS, SCOPE, Metrics
 from worker.runtime.readiness import Readiness
+from worker.supabase.realtime import HintKind
 
 WORKER = Path(__file__).parents[2] / "worker"
+CODE = "\n".join(path.read_text() for path in WORKER.rglob("*.py") if path.name != "metrics.py")
 Change = Callable[..., float]
 
 
@@ -45,29 +52,139 @@ def change() -> Change:
 
 
 def _samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    families = text_string_to_metric_families(METRICS.text().decode())
+    """Return every sample; the label that all of them carry is left out."""
     return {
-        (one.name, tuple(sorted(one.labels.items()))): one.value
-        for family in families
-        for one in family.samples
+        (name, tuple(sorted(labels.items() - SCOPE.items()))): value
+        for name, labels, value in _shown(METRICS)
     }
+
+
+def _shown(metrics: Metrics) -> list[tuple[str, dict[str, str], float]]:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return [(one.name, one.labels, one.value) for family in families for one in family.samples]
 
 
 def test_every_metric_is_fed_somewhere() -> None:
     names = [name for name in vars(METRICS) if name not in ("registry", "build")]
-    code = "\n".join(path.read_text() for path in WORKER.rglob("*.py") if path.name != "metrics.py")
-    unfed = [name for name in names if not re.search(rf"METRICS\.{name}\b", code)]
-    assert unfed == ["jobs", "oldest_job"], "both are fed by count_jobs"
-    assert "METRICS.count_jobs(" in code
+    unfed = [name for name in names if not re.search(rf"METRICS\.{name}\b", CODE)]
+    assert unfed == ["jobs", "oldest_job", "jobs_ended", "runpod_answers"], "fed by methods"
+    for method in ("count_jobs", "count_end", "count_answer"):
+        assert f"METRICS.{method}(" in CODE
 
 
 def test_no_label_can_hold_an_id_or_a_name() -> None:
-    labels = {
-        label
-        for collector in vars(METRICS).values()
-        for label in getattr(collector, "_labelnames", ())
+    labels = {label for _, labels, _ in _shown(METRICS) for label in labels}
+    assert labels == {
+        "status", "outcome", "code", "result", "operation", "kind", "loop", "version", "le",
+        *SCOPE,
+    }  # fmt: skip
+
+
+def test_names_end_in_their_unit() -> None:
+    """As Prometheus asks for: counters in _total, times in seconds."""
+    for family in text_string_to_metric_families(METRICS.text().decode()):
+        if family.type == "counter":
+            assert {one.name for one in family.samples} == {f"{family.name}_total"}
+        assert not family.name.endswith("_created"), "when a series began is of no use here"
+        for unit in ("ms", "minutes", "milliseconds", "age", "wait", "lag"):
+            assert not family.name.endswith(f"_{unit}"), family.name
+        assert family.documentation.endswith("."), family.name
+
+
+# What exists from the start ------------------------------------------------------------------
+
+
+def test_every_series_tells_whose_it_is() -> None:
+    """The process' metrics too, which every service has."""
+    for name, labels, _ in _shown(Metrics()):
+        assert labels.items() >= SCOPE.items(), name
+    assert any(name.startswith("process_") for name, _, _ in _shown(Metrics()))
+
+
+VALUES: dict[str, set[tuple[str, ...]]] = {
+    "submissions": {("accepted",), ("refused",), ("unknown",)},
+    "gpu_seconds": {(state,) for state in RunState if state.terminal},
+    "webhooks": {(result,) for result in (*WebhookResult, "forged", "unavailable")},
+    "polls": {(state,) for state in (*RunState, "gone", "unavailable")},
+    "realtime_hints": {(kind,) for kind in HintKind},
+    "loop_failures": {
+        (name,)
+        for name in re.findall(
+            r'^            \("(\w+)", ', (WORKER / "schedule.py").read_text(), re.MULTILINE
+        )
+    },
+    "jobs_ended": {("completed", ""), ("cancelled", "")}
+    | {("failed", code) for code in (*CODES, "other")},
+    "runpod_answers": {
+        (operation, code)
+        for operation in ("run", "status", "cancel", "health")
+        for code in (
+            "not_sent", "broken", "timeout", "200", "400", "401", "402", "403", "404", "408",
+            "429", "500", "502", "503", "504", "2xx", "3xx", "4xx", "5xx", "other",
+        )
+    },
+}  # fmt: skip
+
+
+def test_every_counter_exists_at_zero_with_all_its_labels() -> None:
+    """`increase()` does not see the first failure of a kind whose series was not there before."""
+    fresh = Metrics()
+    counters = {
+        name: counter for name, counter in vars(fresh).items() if isinstance(counter, Counter)
     }
-    assert labels == {"status", "outcome", "code", "result", "operation", "kind", "loop", "version"}
+    assert {name for name, counter in counters.items() if counter._labelnames} == set(VALUES)
+    for name, counter in counters.items():
+        found = {
+            tuple(sample.labels[label] for label in counter._labelnames): sample.value
+            for sample in next(iter(counter.collect())).samples
+            if sample.name.endswith("_total")
+        }
+        assert found == dict.fromkeys(VALUES.get(name, {()}), 0.0), name
+
+
+def test_no_other_value_of_a_label_is_written_in_the_code() -> None:
+    for name, value in re.findall(r'METRICS\.(\w+)\.labels\("(\w+)"\)', CODE):
+        assert (value,) in VALUES[name]
+
+
+@given(operation=st.sampled_from(["run", "status", "cancel", "health"]), status=st.integers(0, 999))
+def test_no_status_of_runpod_makes_a_new_series(operation: str, status: int) -> None:
+    METRICS.count_answer(operation, str(status))
+    assert {sample.labels["code"] for sample in _answers()} == {
+        code for _, code in VALUES["runpod_answers"]
+    }
+
+
+def _answers() -> list[Any]:
+    return list(next(iter(METRICS.runpod_answers.collect())).samples)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("418", "4xx"), ("599", "5xx"), ("204", "2xx"), ("999", "other")]
+)
+def test_an_unusual_status_counts_by_its_class(change: Change, status: str, code: str) -> None:
+    METRICS.count_answer("run", status)
+    assert change("worker_runpod_answers_total", operation="run", code=code) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "shown"),
+    [
+        ("failed", "run_lost", "run_lost"),
+        ("failed", "code_of_a_newer_worker", "other"),
+        ("failed", None, "other"),
+        ("completed", None, ""),
+        ("cancelled", "run_lost", ""),
+    ],
+)
+def test_an_end_counts_with_a_known_code(
+    change: Change, outcome: str, code: str | None, shown: str
+) -> None:
+    METRICS.count_end(outcome, code)
+    assert change("worker_jobs_ended_total", outcome=outcome, code=shown) == 1
+
+
+# ---------------------------------------------------------------------------------------------
 
 
 def test_statuses_without_rows_are_shown_as_none() -> None:
@@ -82,7 +199,7 @@ def test_statuses_without_rows_are_shown_as_none() -> None:
 
 def test_the_version_and_the_process_are_shown() -> None:
     names = {name for name, _ in _samples()}
-    assert {"worker_build", "process_resident_memory_bytes"} <= names
+    assert {"worker_build_info", "process_resident_memory_bytes"} <= names
 
 
 # Dispatch -----------------------------------------------------------------------------------

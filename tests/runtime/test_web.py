@@ -182,6 +182,6 @@ async def test_metrics_are_refreshed_and_shown(site: Site) -> None:
     await site.hook()
     text = (await site.http.get("/metrics")).text
     assert site.refreshed == 1
-    assert 'worker_webhooks_total{result="applied"}' in text
+    assert 'worker_webhooks_total{result="applied",worker="talking-head"}' in text
     assert job_id() not in text
     assert json.dumps(SECRETS[0]) not in text

@@ -25,6 +25,7 @@ class Peer:
         self.behaviour = behaviour
         self.topic = ""
         self.token: str | None = None
+        self.private = False
         self.bindings: list[dict[str, Any]] = []
         self.heartbeats = 0
         self.ended = asyncio.Event()
@@ -49,7 +50,9 @@ class Peer:
         elif frame["event"] == "phx_join":
             self.topic = frame["topic"]
             self.token = frame["payload"].get("access_token")
-            wanted = frame["payload"]["config"]["postgres_changes"]
+            config = frame["payload"]["config"]
+            self.private = config["private"]
+            wanted = config["postgres_changes"]
             self.bindings = [{**item, "id": 1000 + n} for n, item in enumerate(wanted)]
             await self.behaviour.join(self, frame["ref"])
 

@@ -9,11 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.supabase.heard import KEY, Heard, listening, not_started, state_of, until
+from tests.supabase.heard import KEY, Heard, listening, state_of, until
 from tests.supabase.realtime_server import Behaviour, Peer, Realtime, Recording, accept, realtime
 from worker.runtime.metrics import METRICS
-from worker.supabase.realtime import ChangeHint, HintKind, Pace, RealtimeListener, Timings
-from worker.supabase.realtime_session import Ending
+from worker.supabase.realtime import ChangeHint, HintKind, RealtimeListener, Timings
 
 # The library reads attributes that its own websockets release has deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -348,17 +347,6 @@ async def test_a_row_from_before_the_listener_was_ready_is_not_a_miss():
         for _ in range(5):
             heard.listener.missed(age=60)
         assert heard.listener.misses == 0
-
-
-async def test_repeated_failures_back_off():
-    listener = not_started("http://127.0.0.1:9", pace=Pace(first=1, longest=10)).listener
-    listener._jitter = lambda: 1.0
-    lost = Ending(reason="lost")
-    assert [listener._delay(lost) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
-    assert listener._delay(Ending(reason="lost", ready_seconds=61)) == 1
-    assert listener._delay(Ending(reason="ChannelRateLimitReached: x")) == 30
-    listener._jitter = lambda: 0.0
-    assert listener._delay(Ending(reason="lost", ready_seconds=61)) == 0.5
 
 
 @pytest.mark.parametrize("url", ["", "x.supabase.co", "ftp://x.supabase.co", "https://"])

@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import pytest
+from realtime import AsyncRealtimeClient
+from realtime.types import RealtimeChannelOptions
 
 from devstack.postgres import Postgres
 from devstack.stack import Stack
-from tests.supabase.heard import Heard, listening, until
+from tests.supabase.heard import PATIENT, Heard, listening, until
 from worker.supabase.realtime import HintKind
 
 # The library reads attributes that its own websockets release has deprecated.
@@ -134,6 +136,49 @@ async def test_a_lost_event_is_reported_by_the_sweep_and_the_listener_recovers(s
             heard.listener.missed()
         await heard.ready()
         await hears_within_a_second(stack, heard)
+
+
+async def test_a_deaf_worker_says_so_until_it_hears_again(stack):
+    hub = stack.gateway.realtime
+    async with listening(stack.url, stack.keys.service_role) as heard:
+        await heard.ready()
+        hub.apply({"mute": True})
+        for number in range(1, 4):
+            await sql(stack, INSERT)
+            await until(lambda number=number: hub.lost == number)  # type: ignore[misc]
+            heard.listener.missed()
+        await heard.ready()
+        assert "the last 3 new rows came without an event" in str(heard.listener.problem)
+        hub.apply({"mute": False})
+        await hears_within_a_second(stack, heard)
+        assert heard.listener.problem is None
+
+
+async def test_a_stranger_with_the_anon_key_cannot_reach_the_workers_channel(stack):
+    """Not by any name that the code shows, and not by size."""
+    topics = ["video_jobs-worker", "video_jobs", "video_jobs-worker-", "*", "phoenix"]
+    async with listening(stack.url, stack.keys.service_role, timings=PATIENT) as heard:
+        await heard.ready()
+        stranger = AsyncRealtimeClient(f"{stack.url}/realtime/v1", stack.keys.anon)
+        await stranger.connect()
+        echoes: asyncio.Queue[object] = asyncio.Queue()
+        for topic in topics:
+            params: RealtimeChannelOptions = {
+                "config": {"broadcast": {"self": True}, "presence": None, "private": False}
+            }
+            channel = stranger.channel(topic, params)
+            channel.on_broadcast("INSERT", echoes.put_nowait)
+            await channel.subscribe()
+            for size in (10, 900_000):
+                await channel.send_broadcast("INSERT", {"record": {"id": "x" * size}})
+        async with asyncio.timeout(60):
+            for _ in range(2 * len(topics)):
+                await echoes.get()
+        job_id = await sql(stack, INSERT)
+        assert (await heard.hint()).job_id == job_id, "nothing was heard before it"
+        assert heard.readies.empty()
+        assert heard.listener.sessions == 1
+        await stranger.close()
 
 
 async def test_a_table_outside_the_publication_is_reported_and_works_once_it_is_added(stack):

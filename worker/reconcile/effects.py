@@ -105,7 +105,7 @@ def log_outcome(case: Case, decision: Decision) -> None:
         "run_id": sub.runpod_job_id if sub else None,
     }
     if decision.kind.ends_job:
-        METRICS.jobs_ended.labels(decision.kind.value, decision.code or "").inc()
+        METRICS.count_end(decision.kind.value, decision.code)
         log.info("job.ended", **about, status=decision.kind.value, code=decision.code)
     elif decision.kind not in _QUIET:
         log.info("job.changed", **about, outcome=decision.kind.value)

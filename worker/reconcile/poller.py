@@ -104,6 +104,7 @@ class Poller:
         async with asyncio.TaskGroup() as group:
             due = list(self._tracker.due(seconds))
             await _in_time([group.create_task(self.refresh(run)) for run in due])
+        self._count_blind()
         self._tracker.count()
 
     async def refresh(self, run: TrackedRun) -> RunUpdate | None:

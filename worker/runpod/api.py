@@ -279,7 +279,7 @@ class RunPodApi:
 
 
 def _count(operation: str, code: str) -> None:
-    METRICS.runpod_answers.labels(operation, code).inc()
+    METRICS.count_answer(operation, code)
 
 
 def _split_endpoint(url: str) -> tuple[str, str]:

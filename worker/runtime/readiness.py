@@ -33,6 +33,13 @@ class Readiness:
         """Say that the part works again; True when that is new."""
         return self._problems.pop(part, None) is not None
 
+    def show(self, part: str, reason: str | None) -> None:
+        """Report a degraded part, or clear it where there is no reason."""
+        if reason is None:
+            self.clear(part)
+        else:
+            self.report(part, reason)
+
     @property
     def status(self) -> Status:
         """The worst of all."""

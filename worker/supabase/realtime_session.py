@@ -22,6 +22,7 @@ from realtime.types import (
 
 from worker.jobs.text import one_line
 from worker.jobs.waiting import IN_LINE
+from worker.supabase.realtime_channel import JobsChannel
 from worker.supabase.realtime_reason import describe
 
 log = structlog.get_logger(__name__)
@@ -95,6 +96,7 @@ class Session:
         url: str,
         key: str,
         table: str,
+        private: bool,
         timings: Timings,
         on_hint: Callable[[ChangeHint], None],
         on_ready: Callable[[], None],
@@ -114,7 +116,7 @@ class Session:
         self._client = AsyncRealtimeClient(
             url, key, auto_reconnect=False, max_retries=1, initial_backoff=1, timeout=timings.join
         )
-        self._channel = self._client.channel(f"{table}-worker")
+        self._channel = JobsChannel(self._client, table, private=private)
         # A channel on the socket's own topic, to receive the answers to our heartbeats.
         self._pulse = AsyncRealtimeChannel(self._client, _SOCKET_TOPIC)
         self._client.channels[_SOCKET_TOPIC] = self._pulse
