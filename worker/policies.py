@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 from worker.jobs.errors import WorkflowInvalid
@@ -42,6 +43,7 @@ def input_policy(settings: Settings) -> InputPolicy:
         input_buckets=frozenset(settings.input_buckets),
         media_bucket=settings.media_bucket or None,
         image_fit=settings.image_fit,
+        max_audio_seconds=Fraction(settings.max_audio_seconds),
     )
 
 

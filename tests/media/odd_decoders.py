@@ -16,7 +16,14 @@ from worker.media.decoder import __main__ as real
 from worker.media.decoder.confine import ProcessLimits, allow_cpu, confine
 from worker.media.decoder.messages import hello
 
-FACTS = {"width": 1, "height": 1, "format": "PNG", "has_alpha": False, "animated": False}
+FACTS = {
+    "width": 1,
+    "height": 1,
+    "format": "PNG",
+    "has_alpha": False,
+    "animated": False,
+    "deep_grey": False,
+}
 
 
 def answers(channel: socket.socket, limits: ProcessLimits):

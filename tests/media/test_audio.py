@@ -10,8 +10,9 @@ import pytest
 from tests.data.media.sounds import film, sound
 from tests.media.loudness import loudness
 from worker.jobs.errors import JobFailed
-from worker.media.audio import PacketReader, opened_audio, probe_audio
+from worker.media.audio import opened_audio, probe_audio
 from worker.media.audio_header import claimed_seconds
+from worker.media.audio_packets import PacketReader
 
 SECONDS = 20.52
 MP3: dict[str, Any] = {"codec": "libmp3lame", "container": "mp3"}
@@ -134,10 +135,6 @@ def test_a_tenth_missing_is_the_limit_of_a_truncated_file():
     data = sound(10.0)
     assert probe_audio(io.BytesIO(data[: int(len(data) * 0.93)])).seconds > 9
     assert code_of(data[: int(len(data) * 0.89)]) == "audio_truncated"
-
-
-def test_half_an_m4a_without_its_index_cannot_be_read():
-    assert code_of(half(sound(SECONDS, **M4A))) == "audio_unreadable"
 
 
 @pytest.mark.parametrize(

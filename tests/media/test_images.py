@@ -35,10 +35,10 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     return out.getvalue()
 
 
-def with_orientation(value: int) -> bytes:
+def with_orientation(value: int, kind: str = "JPEG", **options) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = value
-    return saved(picture(), "JPEG", exif=exif)
+    return saved(picture(), kind, exif=exif if kind == "TIFF" else exif.tobytes(), **options)
 
 
 def rendered(data: bytes, size=(480, 640), fit="cover") -> Any:
@@ -105,9 +105,25 @@ def test_a_renamed_file_is_read_by_its_content(tmp_path: Path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_upright_picture_is_measured_and_rendered(orientation):
-    """The file is red above and blue below; its orientation says where the top really is."""
-    data = with_orientation(orientation)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {}),
+        ("PNG", {}),
+        ("WEBP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("HEIF", {}),
+        ("AVIF", {}),
+    ],
+    ids=["JPEG", "PNG", "WebP", "TIFF", "packed TIFF", "HEIC", "AVIF"],
+)
+def test_the_upright_picture_is_measured_and_rendered(kind, options, orientation):
+    """The file is red above and blue below; its orientation says where the top really is.
+
+    Pillow turns some formats itself while it loads them.
+    """
+    data = with_orientation(orientation, kind, **options)
     facts = probe_image(io.BytesIO(data))
     sideways = orientation >= 5
     assert (facts.width, facts.height) == ((800, 600) if sideways else (600, 800))
@@ -147,9 +163,65 @@ def test_transparent_parts_are_found_and_become_white():
     assert near(result.getpixel((240, 320)), RED)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: saved(picture(mode="RGBA"), "PNG"),
+        lambda: saved(picture(mode="LA"), "PNG"),
+        lambda: saved(picture(mode="RGBA"), "TIFF"),
+        lambda: saved(picture(mode="RGBA"), "HEIF"),
+        lambda: saved(picture(mode="RGBA"), "WEBP", lossless=True),
+        lambda: saved(picture().quantize(16), "PNG", transparency=200),
+        lambda: saved(picture().quantize(16), "PNG", transparency=b"\xff" * 10),
+        lambda: saved(picture(mode="L"), "PNG", transparency=1),
+        lambda: saved(almost_opaque(), "PNG"),
+    ],
+    ids=["RGBA", "grey", "TIFF", "HEIC", "WebP", "palette", "opaque palette", "no grey", "254"],
+)
+def test_a_picture_that_could_be_transparent_but_is_not_is_opaque(make):
+    assert not probe_image(io.BytesIO(make())).has_alpha
+
+
+def almost_opaque() -> Image.Image:
+    """What programs leave that scale pictures."""
+    image = picture(mode="RGBA")
+    image.putalpha(254)
+    return image
+
+
+def test_one_transparent_pixel_is_enough():
+    image = picture(mode="RGBA")
+    image.putpixel((3, 3), (0, 0, 0, 0))
+    assert probe_image(io.BytesIO(saved(image, "PNG"))).has_alpha
+    grey = picture(mode="L")
+    data = saved(grey, "PNG", transparency=grey.getpixel((0, 0)))
+    assert probe_image(io.BytesIO(data)).has_alpha
+    data = saved(picture(), "PNG", transparency=(1, 2, 3))
+    assert probe_image(io.BytesIO(data)).has_alpha
+
+
+@pytest.mark.parametrize(
+    ("name", "deep"),
+    [("16-bit grey PNG", True), ("32-bit TIFF", True), ("float TIFF", True), ("grey JPEG", False)],
+)
+def test_grey_that_comfyui_would_show_white_is_known(name, deep):
+    assert probe_image(io.BytesIO(FORMATS[name]())).deep_grey is deep
+
+
+def test_a_lab_picture_keeps_its_colours():
+    """Pillow converts it by a profile only."""
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.profileToProfile(picture(), srgb, lab, outputMode="LAB")
+    assert image is not None
+    result = rendered(saved(image, "TIFF"))
+    assert near(result.getpixel((240, 100)), RED)
+    assert near(result.getpixel((240, 540)), BLUE)
+
+
 def test_a_transparent_palette_colour_becomes_white():
     image = picture().quantize(16)
     data = saved(image, "PNG", transparency=image.getpixel((0, 0)))
+    assert probe_image(io.BytesIO(data)).has_alpha
     assert near(rendered(data).getpixel((240, 100)), (255, 255, 255))
 
 

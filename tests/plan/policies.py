@@ -1,5 +1,6 @@
 """The plan policy that tests start from: the guide's choices, without a price."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 from worker.plan.policy import PlanPolicy
@@ -19,3 +20,5 @@ GUIDE = PlanPolicy(
     prepared=False,
     open_knobs=frozenset(),
 )
+PREPARED = replace(GUIDE, prepared=True)
+"""The same where inputs are prepared."""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.plan.policies import GUIDE
+from tests.plan.policies import GUIDE, PREPARED
 from worker.jobs.errors import JobFailed
 from worker.jobs.text import safe_prompt
 from worker.plan.media_facts import AudioFacts, ImageFacts
@@ -223,11 +223,13 @@ def test_a_small_or_differently_shaped_image_is_told() -> None:
         ({"bad_packets": 3}, "audio_damaged"),
         ({"voice_channel": 1}, "audio_one_channel"),
         ({"voice_channel": 2}, "audio_one_channel"),
+        ({"seconds_missing": Fraction(1, 2)}, "audio_incomplete"),
+        ({"end_marked": False}, "audio_incomplete"),
     ],
 )
 def test_the_plan_warns_of_what_is_wrong_with_the_sound(facts: dict[str, Any], code: str) -> None:
     """Whatever is rendered from it."""
-    plan = planned("9", facts=facts)
+    plan = planned("9", facts=facts, policy=PREPARED if "bad_packets" in facts else GUIDE)
     assert codes(plan) == [code]
     if facts.get("voice_channel") == 2:
         assert "no. 3" in plan.warnings[0].message
@@ -243,6 +245,24 @@ def test_the_plan_warns_of_silence_and_of_pictures_that_will_look_different() ->
 def test_a_voice_in_the_first_channel_alone_is_not_worth_a_warning() -> None:
     """The model listens to it."""
     assert codes(planned("9", facts={"voice_channel": 0})) == []
+
+
+def test_a_voice_that_preparing_moves_to_the_first_channel_is_not_worth_a_warning() -> None:
+    """Only an original keeps it where nobody listens."""
+    assert codes(planned("9", facts={"voice_channel": 1}, policy=PREPARED)) == []
+
+
+def test_the_delay_of_an_encoder_is_not_worth_a_warning() -> None:
+    """Headers and decoders differ by some packets."""
+    assert codes(planned("9", facts={"seconds_missing": Fraction(49, 100)})) == []
+
+
+def test_the_warning_about_transparent_parts_says_what_they_become() -> None:
+    """White where the image is prepared; ComfyUI drops the transparency, mostly to black."""
+    image = replace(PORTRAIT, has_alpha=True)
+    for policy, word in ((GUIDE, "black"), (PREPARED, "white")):
+        (warning,) = planned("9", image=image, policy=policy).warnings
+        assert (warning.code, word in warning.message) == ("image_transparent", True)
 
 
 def test_the_requested_and_the_rendered_size_are_told_apart() -> None:
@@ -267,7 +287,8 @@ def test_every_warning_that_a_plan_makes_has_a_meaning() -> None:
     plans = [
         planned("50", image=None, heard="49", policy=unprepared, prompt="a|b"),
         planned("9", image=small, width=1080, height=1920, policy=unprepared),
-        planned("9", heard="0", facts={"clipped": True, "bad_packets": 1, "voice_channel": 1}),
+        planned("9", heard="0", facts={"clipped": True, "end_marked": False, "voice_channel": 1}),
+        planned("9", facts={"bad_packets": 1}, policy=PREPARED),
         planned("21", policy=replace(GUIDE, audio_fit="pad", prepared=True)),
     ]
     assert {code for plan in plans for code in codes(plan)} == set(WARNINGS)

@@ -69,8 +69,8 @@ CODES: dict[str, CodeInfo] = {
     "audio_truncated": _info(
         "user",
         False,
-        "The audio file ends long before the length that its header states.",
-        "The upload broke off: upload the file again.",
+        "The audio file is not complete: its end, or the index of its sound, is missing.",
+        "The recording or the upload broke off: upload the whole file again.",
     ),
     "audio_too_short": _info(
         "user",

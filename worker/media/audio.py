@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import BinaryIO
 
@@ -19,10 +20,14 @@ from worker.media.audio_costs import (
     refuse_samples,
     refuse_shape,
 )
-from worker.media.audio_header import claimed_seconds
-from worker.media.audio_levels import LevelMeter
+from worker.media.audio_header import caf_is_cut, claimed_seconds
+from worker.media.audio_levels import LevelMeter, holds_sound
+from worker.media.audio_packets import PacketReader
 from worker.media.first_look import refuse_text
-from worker.plan.media_facts import AudioFacts, is_truncated, judge_levels
+from worker.media.mp4_end import is_mp4, mp4_end
+from worker.media.ogg_pages import ogg_end
+from worker.media.webm_end import webm_is_cut
+from worker.plan.media_facts import MOST_SECONDS, AudioFacts, is_truncated, judge_levels
 
 _FORMATS = (
     "wav,w64,aiff,caf,au,flac,ogg,mp3,aac,ac3,eac3,amr,amrnb,amrwb,mov,mp4,m4a,3gp,"
@@ -38,8 +43,6 @@ _CODECS = (
     "pcm_s32be,pcm_s32le,pcm_s32le_planar,pcm_s64be,pcm_s64le,pcm_u16be,pcm_u16le,pcm_u24be,"
     "pcm_u24le,pcm_u32be,pcm_u32le,pcm_f16le,pcm_f24le,pcm_f32be,pcm_f32le,pcm_f64be,pcm_f64le"
 )
-_MOST_BAD_PACKETS = 1000
-MOST_SECONDS = 600
 
 
 class _LocalBytes:
@@ -66,7 +69,7 @@ def _open_nothing_else(url: str, flags: int, options: dict[str, str]) -> None:
 
 @contextmanager
 def opened_audio(
-    file: BinaryIO, *, max_seconds: int = MOST_SECONDS
+    file: BinaryIO, *, max_seconds: Fraction = MOST_SECONDS
 ) -> Iterator[tuple[InputContainer, AudioStream]]:
     """Open local bytes and their first sound; raise JobFailed for playlists and other formats."""
     refuse_text(file, kind="audio")
@@ -86,16 +89,14 @@ def opened_audio(
     except MemoryError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise JobFailed(
-            "audio_unreadable", "The audio file has no format that can be decoded."
-        ) from error
+        raise _unreadable(file) from error
     with container:
         if not container.streams.audio:
             raise JobFailed("audio_unreadable", "The file has no sound in it.")
         yield container, container.streams.audio[0]
 
 
-def probe_audio(file: BinaryIO, *, max_seconds: int = MOST_SECONDS) -> AudioFacts:
+def probe_audio(file: BinaryIO, *, max_seconds: Fraction = MOST_SECONDS) -> AudioFacts:
     """Decode a file to its end and return its facts.
 
     Raise JobFailed if nothing can be rendered from it or it is longer than `max_seconds`, and
@@ -105,24 +106,20 @@ def probe_audio(file: BinaryIO, *, max_seconds: int = MOST_SECONDS) -> AudioFact
         rate, channels = _declared(stream)
         meter = LevelMeter()
         reader = PacketReader(container, stream)
-        elements = 0
+        elements, sample_format = 0, ""
         for frame in reader.frames():
             # ComfyUI folds what it decodes into the declared number of channels.
             elements += frame.samples * frame.layout.nb_channels
+            sample_format = frame.format.packed.name
             refuse_length(Fraction(elements, rate * channels), max_seconds=max_seconds)
             refuse_samples(elements)
+            _refuse_other_numbers(frame)
             meter.feed(frame)
-        claimed = claimed_seconds(file, container, stream)
+        seconds = Fraction(elements // channels, rate)
+        end = _end(file, container, stream)
         codec = stream.codec_context.name
-    samples = elements // channels
-    if samples == 0:
-        raise JobFailed("audio_unreadable", "No sound could be decoded from the audio file.")
-    seconds = Fraction(samples, rate)
-    if reader.bad_packets > reader.good_packets:
-        raise JobFailed("audio_unreadable", "The whole audio file is damaged or protected.")
-    if is_truncated(seconds, claimed) or reader.bad_packets > reader.good_packets // 10:
-        raise JobFailed("audio_truncated", _truncated_message(seconds, claimed))
-    levels = judge_levels(meter.finish(), samples=samples)
+    _refuse_incomplete(seconds, reader, end)
+    levels = judge_levels(meter.finish(), samples=elements // channels)
     return AudioFacts(
         seconds=seconds,
         sample_rate=rate,
@@ -132,7 +129,75 @@ def probe_audio(file: BinaryIO, *, max_seconds: int = MOST_SECONDS) -> AudioFact
         clipped=levels.clipped,
         voice_channel=levels.voice_channel,
         bad_packets=reader.bad_packets,
+        sample_format=sample_format,
+        cut_sample=reader.cut_sample,
+        seconds_missing=round(max((end.claimed or seconds) - seconds, Fraction(0)), 3),
+        end_marked=end.marked,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """What a file tells of its end: a length in seconds, if it states one.
+
+    `cut`: it ends within a piece, and nobody knows how many pieces are missing. `marked`: it has
+    the mark that its format puts at the end.
+    """
+
+    claimed: Fraction | None
+    cut: bool = False
+    marked: bool = True
+
+
+def _end(file: BinaryIO, container: InputContainer, stream: AudioStream) -> _End:
+    claimed = claimed_seconds(file, container, stream)
+    if container.format.name == "ogg":
+        end = ogg_end(file)
+        return _End(claimed=claimed, cut=end.cut, marked=end.marked)
+    if claimed is None and "webm" in container.format.name.split(","):
+        return _End(claimed=None, cut=webm_is_cut(file))
+    if "mp4" in container.format.name.split(","):
+        boxes = mp4_end(file)
+        # Each fragment states its own length only.
+        return _End(claimed=claimed, cut=boxes.fragments and boxes.cut)
+    return _End(claimed=claimed)
+
+
+def _unreadable(file: BinaryIO) -> JobFailed:
+    """Return what is wrong with a file that cannot be opened."""
+    file.seek(0)
+    if is_mp4(file.read(16)) and not mp4_end(file).index:
+        return JobFailed(
+            "audio_truncated",
+            "The recording has no index (moov): it was not finished, or the upload was not "
+            "complete. Save or export it again, then upload the whole file.",
+        )
+    if caf_is_cut(file):
+        return JobFailed(
+            "audio_truncated",
+            "The audio file is shorter than its header states: the upload was not complete. Upload "
+            "the whole file again.",
+        )
+    return JobFailed("audio_unreadable", "The audio file has no format that can be decoded.")
+
+
+def _refuse_other_numbers(frame: AudioFrame) -> None:
+    if not holds_sound(frame):
+        raise JobFailed(
+            "audio_unreadable",
+            "The audio holds values that are no sound (infinite, or not numbers): export it again, "
+            "as 16-bit WAV.",
+        )
+
+
+def _refuse_incomplete(seconds: Fraction, reader: PacketReader, end: _End) -> None:
+    if seconds == 0:
+        raise JobFailed("audio_unreadable", "No sound could be decoded from the audio file.")
+    if reader.bad_packets > reader.good_packets:
+        raise JobFailed("audio_unreadable", "The whole audio file is damaged or protected.")
+    damaged = reader.bad_packets > reader.good_packets // 10
+    if end.cut or damaged or is_truncated(seconds, end.claimed):
+        raise JobFailed("audio_truncated", _truncated_message(seconds, end))
 
 
 def _declared(stream: AudioStream) -> tuple[int, int]:
@@ -149,55 +214,13 @@ def _declared(stream: AudioStream) -> tuple[int, int]:
     return rate, channels
 
 
-def _truncated_message(seconds: Fraction, claimed: Fraction | None) -> str:
+def _truncated_message(seconds: Fraction, end: _End) -> str:
+    if end.cut:
+        return (
+            f"The audio file ends within a piece of sound, after {float(seconds):.2f} s: the "
+            "upload was not complete. Upload the whole file again."
+        )
     found = f"Only {float(seconds):.2f} s of the audio can be decoded"
-    if claimed is not None and claimed > seconds:
-        found += f", its header states {float(claimed):.2f} s"
+    if end.claimed is not None and end.claimed > seconds:
+        found += f", its header states {float(end.claimed):.2f} s"
     return f"{found}: the upload was not complete, or the file is damaged."
-
-
-class PacketReader:
-    """Decodes packet by packet, so that one damaged packet does not end the file."""
-
-    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
-        self._container = container
-        self._stream = stream
-        self._shape: tuple[int, int] | None = None
-        self.good_packets = 0
-        self.bad_packets = 0
-
-    def frames(self) -> Iterator[AudioFrame]:
-        """Yield every frame up to the end; then `bad_packets` is the number of packets left out."""
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-                frames = [] if packet is None else packet.decode()
-            except av.error.EOFError:
-                return
-            except MemoryError:
-                raise
-            except (av.error.FFmpegError, ValueError):
-                self._count_bad()
-                continue
-            if packet is None:
-                return
-            self.good_packets += 1
-            for frame in frames:
-                self._refuse_change(frame)
-                yield frame
-
-    def _count_bad(self) -> None:
-        self.bad_packets += 1
-        if self.bad_packets > _MOST_BAD_PACKETS:
-            raise JobFailed("audio_unreadable", "The whole audio file is damaged or protected.")
-
-    def _refuse_change(self, frame: AudioFrame) -> None:
-        shape = (frame.sample_rate, frame.layout.nb_channels)
-        if self._shape is None:
-            self._shape = shape
-        elif shape != self._shape:
-            raise JobFailed(
-                "audio_unreadable",
-                "The audio changes its sample rate or its channels; export it again.",
-            )

@@ -7,7 +7,10 @@ from fractions import Fraction
 from typing import BinaryIO
 
 from worker.jobs.errors import JobFailed
+from worker.media.mp4_end import is_mp4
 from worker.media.mp4_tables import claims_too_much
+from worker.plan.frames import in_seconds
+from worker.plan.media_facts import ENCODER_PADDING
 
 MOST_SAMPLES = 600 * 192_000 * 2
 """Samples of all channels together: ten minutes of stereo at the highest rate of studios."""
@@ -15,11 +18,10 @@ MOST_SAMPLES = 600 * 192_000 * 2
 _RATES = range(4000, 384_001)
 _MOST_CHANNELS = 16
 _MOST_CHUNKS = 100
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"moof")
 _UNKNOWN_SIZE = 0x7FFF_0000
 
 
-def refuse_costly_audio(file: BinaryIO, *, max_seconds: int) -> None:
+def refuse_costly_audio(file: BinaryIO, *, max_seconds: Fraction) -> None:
     """Raise JobFailed for a file that is too long or costs too much; rewind the file.
 
     What is not understood passes: a decoder says what is wrong with it.
@@ -30,7 +32,7 @@ def refuse_costly_audio(file: BinaryIO, *, max_seconds: int) -> None:
         _refuse_stream(*flac_stream(head), max_seconds)
     elif head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         _refuse_stream(*wav_stream(file), max_seconds)
-    elif head[4:8] in _MP4_BOXES and claims_too_much(file):
+    elif is_mp4(head) and claims_too_much(file):
         raise JobFailed(
             "audio_too_complex",
             "The audio file's index states more samples than the file has bytes: it is damaged. "
@@ -49,10 +51,14 @@ def refuse_shape(rate: int, channels: int) -> None:
         )
 
 
-def refuse_length(seconds: Fraction, *, max_seconds: int) -> None:
-    """Raise JobFailed for audio that is longer than `max_seconds`."""
-    if seconds > max_seconds:
-        raise JobFailed("audio_too_long", f"The audio is longer than {max_seconds // 60} minutes.")
+def refuse_length(seconds: Fraction, *, max_seconds: Fraction) -> None:
+    """Raise JobFailed for audio that is longer than `max_seconds`, and what encoders add to it."""
+    if seconds > max_seconds + ENCODER_PADDING:
+        raise JobFailed(
+            "audio_too_long",
+            f"The audio is longer than {in_seconds(max_seconds)} s, the maximum. Shorten it or "
+            "split it into several jobs.",
+        )
 
 
 def refuse_samples(samples: int) -> None:
@@ -98,7 +104,7 @@ def wav_stream(file: BinaryIO) -> tuple[int, int, int]:
     return rate, channels, 0
 
 
-def _refuse_stream(rate: int, channels: int, samples: int, max_seconds: int) -> None:
+def _refuse_stream(rate: int, channels: int, samples: int, max_seconds: Fraction) -> None:
     if rate:
         refuse_shape(rate, channels)
         refuse_length(Fraction(samples, rate), max_seconds=max_seconds)

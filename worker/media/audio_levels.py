@@ -6,22 +6,43 @@ import array
 from operator import mul
 
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 
+from worker.media.audio_resample import Resampler
 from worker.plan.media_facts import ChannelLevels
 
 _LEVEL_RATE = 8000
 _LEVEL_WINDOW = _LEVEL_RATE // 50
 _LEVEL_CHANNELS = 8
 _FULL_SCALE = 32768
+# The highest byte of a float without its sign: the high bits of the exponent. From here on values
+# are beyond 2**33, infinite, or no numbers. Nothing that was recorded is: 1 is full scale, and some
+# programs leave whole numbers of 32 bits in such files.
+_NO_SOUND_FROM = {"flt": (4, 0x50), "dbl": (8, 0x42)}
+_SOUND_BYTES = {
+    name: bytes(byte for byte in range(256) if byte & 0x7F < start)
+    for name, (_, start) in _NO_SOUND_FROM.items()
+}
+
+
+def holds_sound(frame: AudioFrame) -> bool:
+    """Return whether all samples of a frame are numbers that can be sound."""
+    name = frame.format.packed.name
+    if name not in _NO_SOUND_FROM:
+        return True
+    size = _NO_SOUND_FROM[name][0]
+    samples = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    return not any(
+        bytes(plane)[size - 1 : samples * size : size].translate(None, _SOUND_BYTES[name])
+        for plane in frame.planes
+    )
 
 
 class LevelMeter:
     """Measures levels on an 8 kHz copy, and full-scale samples before that copy is made."""
 
     def __init__(self) -> None:
-        self._as_s16: AudioResampler | None = None
-        self._down: AudioResampler | None = None
+        self._as_s16: Resampler | None = None
+        self._down: Resampler | None = None
         self._pending: list[array.array[int]] = []
         self._windows: list[array.array[float]] = []
         self._full_scale: list[int] = []
@@ -30,8 +51,8 @@ class LevelMeter:
         """Measure a decoded frame."""
         if self._as_s16 is None or self._down is None:
             layout = frame.layout.name
-            self._as_s16 = AudioResampler(format="s16p", layout=layout, rate=frame.sample_rate)
-            self._down = AudioResampler(format="s16p", layout=layout, rate=_LEVEL_RATE)
+            self._as_s16 = Resampler(layout=layout, rate=frame.sample_rate)
+            self._down = Resampler(layout=layout, rate=_LEVEL_RATE)
             channels = min(frame.layout.nb_channels, _LEVEL_CHANNELS)
             self._pending = [array.array("h") for _ in range(channels)]
             self._windows = [array.array("f") for _ in range(channels)]

@@ -8,9 +8,10 @@ from typing import BinaryIO
 
 import av
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 
-from worker.media.audio import PacketReader, opened_audio
+from worker.media.audio import opened_audio
+from worker.media.audio_packets import PacketReader
+from worker.media.audio_resample import Resampler
 from worker.plan.frames import FRAME_RATE
 from worker.plan.media_facts import AudioFacts
 
@@ -53,12 +54,12 @@ def _rate(source: int) -> int:
 def _planes(file: BinaryIO, facts: AudioFacts, rate: int, layout: str) -> Iterator[list[bytes]]:
     """Yield the decoded 16-bit samples: a list with the bytes of each channel of the result."""
     with opened_audio(file) as (container, stream):
-        resampler: AudioResampler | None = None
+        resampler: Resampler | None = None
         for frame in PacketReader(container, stream).frames():
             if resampler is None:
                 # The voice channel is taken alone: mixed with silent ones it would be less loud.
                 mixed = layout if facts.voice_channel is None else frame.layout.name
-                resampler = AudioResampler(format="s16p", layout=mixed, rate=rate)
+                resampler = Resampler(layout=mixed, rate=rate)
             yield from _split(resampler.resample(frame), facts.voice_channel)
         if resampler is not None:
             yield from _split(resampler.resample(None), facts.voice_channel)

@@ -22,7 +22,7 @@ from worker.media.decoder.messages import (
 )
 from worker.media.decoder_process import DecoderLimits, DecoderProcess, start_decoder
 from worker.media.first_look import Kind
-from worker.plan.media_facts import AudioFacts, ImageFacts
+from worker.plan.media_facts import MOST_SECONDS, AudioFacts, ImageFacts
 from worker.plan.policy import ImageFit
 from worker.plan.sizes import Size
 from worker.runtime.readiness import Readiness
@@ -90,9 +90,11 @@ class Decoders:
         """Return the facts of an image file."""
         return await self._run(probe_image_task(max_pixels=max_pixels), file)
 
-    async def probe_audio(self, file: BinaryIO) -> AudioFacts:
-        """Return the facts of an audio file."""
-        return await self._run(probe_audio_task(), file)
+    async def probe_audio(
+        self, file: BinaryIO, *, max_seconds: Fraction = MOST_SECONDS
+    ) -> AudioFacts:
+        """Return the facts of an audio file of at most `max_seconds`."""
+        return await self._run(probe_audio_task(max_seconds=max_seconds), file)
 
     async def render_image(
         self, file: BinaryIO, *, size: Size, fit: ImageFit, max_pixels: int, into: BinaryIO

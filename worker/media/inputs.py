@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from fractions import Fraction
 from tempfile import TemporaryFile
 from typing import BinaryIO
 from uuid import UUID
@@ -18,7 +19,8 @@ from worker.media.first_look import Kind
 from worker.media.prepared import PreparedStore, RenderPlan
 from worker.media.storage import SCHEME, ObjectName, StorageApi, parse_storage_url
 from worker.media.together import both
-from worker.plan.media_facts import AudioFacts, ImageFacts, PublishedInputs
+from worker.plan.media_facts import MOST_SECONDS, AudioFacts, ImageFacts, PublishedInputs
+from worker.plan.originals import refuse_originals
 from worker.plan.policy import ImageFit
 
 # RunPod counts a run's ttl by its own clock, and the handler may download at the end of it.
@@ -29,7 +31,8 @@ _SIGNED_LONGER_SECONDS = 900
 class InputPolicy:
     """The operator's limits and choices.
 
-    Files must be smaller than `max_image_bytes` and `max_audio_bytes`. `max_open` jobs may have
+    Files must be smaller than `max_image_bytes` and `max_audio_bytes`; audio that is longer than
+    `max_audio_seconds` is refused by its header, or where it exceeds them. `max_open` jobs may have
     their media in the temporary directory at a time. Without `media_bucket` nothing is prepared.
     """
 
@@ -40,6 +43,7 @@ class InputPolicy:
     media_bucket: str | None
     image_fit: ImageFit
     max_open: int = 12
+    max_audio_seconds: Fraction = MOST_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +147,7 @@ class InputMedia:
 
     async def _audio(self, source: str | ObjectName, file: BinaryIO) -> AudioFacts:
         await self._fetch(source, "audio", self._policy.max_audio_bytes, file)
-        return await self._decoders.probe_audio(file)
+        return await self._decoders.probe_audio(file, max_seconds=self._policy.max_audio_seconds)
 
     async def _fetch(
         self, source: str | ObjectName, kind: Kind, limit: int, file: BinaryIO
@@ -177,7 +181,7 @@ class InputMedia:
         """
         lifetime = ttl_seconds + _SIGNED_LONGER_SECONDS
         if self._prepared is None:
-            _refuse_unprepared(media)
+            refuse_originals(media.audio, media.image)
             return PublishedInputs(
                 image_url=await self._address(media.image_source, "image", lifetime),
                 audio_url=await self._address(media.audio_source, "audio", lifetime),
@@ -208,19 +212,3 @@ class InputMedia:
     async def purge_older_than(self, instant: datetime) -> int:
         """Delete prepared inputs made before an instant; return the number of objects deleted."""
         return 0 if self._prepared is None else await self._prepared.purge_older_than(instant)
-
-
-def _refuse_unprepared(media: OpenedMedia) -> None:
-    """Raise JobFailed for originals that ComfyUI could not load, before a GPU worker starts."""
-    if media.image.format == "HEIF":
-        raise JobFailed(
-            "image_unreadable",
-            "The image is HEIC, which the GPU worker cannot read: save it as JPEG or PNG. The "
-            "operator can set MEDIA_BUCKET, so that it is converted.",
-        )
-    if media.audio.bad_packets:
-        raise JobFailed(
-            "audio_unreadable",
-            f"The audio is damaged in {media.audio.bad_packets} places, where the GPU worker would "
-            "stop: export it again. If the operator sets MEDIA_BUCKET, damaged parts are left out.",
-        )

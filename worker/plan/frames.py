@@ -38,16 +38,19 @@ class FramePlan:
     seconds_padded: Fraction
 
 
-def plan_frames(audio: Fraction, *, policy: PlanPolicy, advance: int) -> FramePlan:
+def plan_frames(
+    audio: Fraction, *, policy: PlanPolicy, advance: int, padding: Fraction = Fraction(0)
+) -> FramePlan:
     """Return the largest aligned frame count that `audio` (seconds) fills.
 
     If the policy pads, it is the next larger count, for audio that gets silence at its end.
-    `advance` is the number of frames from one window of the template to the next. Raise JobFailed
+    `advance` is the number of frames from one window of the template to the next, `padding` the
+    seconds by which an encoder may have made the audio longer than its recording. Raise JobFailed
     if the audio is too short or too long.
     """
     stride = advance if policy.frame_alignment == "template" else GUIDE_ADVANCE
     longest = _aligned_down(policy.max_frames, stride)
-    _check_length(audio, longest, policy)
+    _check_length(audio, longest, policy, padding)
     filled = audio * FRAME_RATE
     frames = _aligned_down(floor(filled), stride)
     if policy.pads and frames < filled:
@@ -77,7 +80,7 @@ def in_seconds(value: Fraction, *, decimals: int = 3) -> str:
     return f"{whole}.{text:0<2}"
 
 
-def _check_length(audio: Fraction, longest: int, policy: PlanPolicy) -> None:
+def _check_length(audio: Fraction, longest: int, policy: PlanPolicy, padding: Fraction) -> None:
     length = f"The audio is {in_seconds(audio, decimals=6)} s long"
     if audio < SHORTEST_AUDIO:
         raise JobFailed(
@@ -85,7 +88,7 @@ def _check_length(audio: Fraction, longest: int, policy: PlanPolicy) -> None:
             f"{length}; it must be at least {in_seconds(SHORTEST_AUDIO)} s (minimum "
             f"{FIRST_WINDOW} frames). Send a longer recording.",
         )
-    if audio > policy.max_audio_seconds:
+    if audio > policy.max_audio_seconds + padding:
         raise JobFailed(
             "audio_too_long",
             f"{length}, which exceeds the maximum of {in_seconds(policy.max_audio_seconds)} s. "

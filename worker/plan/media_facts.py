@@ -9,9 +9,19 @@ from fractions import Fraction
 
 WINDOW = Fraction(1, 50)
 """Seconds of one level window."""
+MOST_SECONDS = Fraction(600)
+"""Seconds of audio that are decoded at most, whatever a service permits."""
 SILENCE_DBFS = -50.0
 """A window below this level counts as silent."""
+ENCODER_PADDING = Fraction(1, 5)
+"""Seconds by which lossy encoders make a recording longer, at most.
 
+They fill up their last packet and may put packets before the first, so that a recording cut to
+exactly 60 s decodes to some more: 11 to 60 ms at usual rates, 160 ms in AAC of 8 kHz, and 192 ms in
+MP3 of 8 kHz without a Xing header.
+"""
+
+_EXACT_CODECS = ("pcm_", "flac", "alac", "wavpack")
 _FLOOR_DBFS = -120.0
 _SHORTEST_SOUND_WINDOWS = 10
 # Speech is 30 dB and more above the noise of the room in which it was recorded.
@@ -28,7 +38,10 @@ class AudioFacts:
     `seconds` is exact: decoded samples by sample rate. `sound_until` is the second after which
     nothing can be heard, 0 in a silent file and None if levels were not measured. `voice_channel`
     is the only channel with sound; None if there are several, or the file has one channel.
-    `bad_packets` could not be decoded and were left out.
+    `bad_packets` could not be decoded and were left out. `sample_format` is FFmpeg's name of the
+    decoded samples (s16, flt, ...). `cut_sample`: uncompressed sound ends within a sample.
+    `seconds_missing` is what the header states beyond `seconds`; `end_marked` is False if the
+    format marks the end of a file, and this file has no such mark.
     """
 
     seconds: Fraction
@@ -39,22 +52,36 @@ class AudioFacts:
     clipped: bool = False
     voice_channel: int | None = None
     bad_packets: int = 0
+    sample_format: str = "s16"
+    cut_sample: bool = False
+    seconds_missing: Fraction = Fraction(0)
+    end_marked: bool = True
 
     @property
     def silent(self) -> bool:
         """Whether nothing can be heard in the whole file."""
         return self.sound_until == 0
 
+    @property
+    def padding(self) -> Fraction:
+        """The seconds that its encoder may have added; none for a length without a file."""
+        exact = not self.codec or self.codec.startswith(_EXACT_CODECS)
+        return Fraction(0) if exact else ENCODER_PADDING
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """One decoded image; width and height in pixels, as it is seen upright."""
+    """One decoded image; width and height in pixels, as it is seen upright.
+
+    `has_alpha`: some of it is transparent. `deep_grey`: grey with more than 8 bits a pixel.
+    """
 
     width: int
     height: int
     format: str
     has_alpha: bool = False
     animated: bool = False
+    deep_grey: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from worker.plan.options import (
     seed_of,
     steps_of,
 )
+from worker.plan.originals import refuse_originals
 from worker.plan.policy import PlanPolicy
 from worker.plan.sizes import plan_size
 from worker.plan.tiers import LORAS, MODELS, TIERS
@@ -114,13 +115,15 @@ def make_plan(
     `advance` is the number of frames from one window of the template to the next. `seed` draws a
     number from 1 to 999999.
     """
+    if not policy.prepared:
+        refuse_originals(audio, image)
     quality = quality_of(options.quality)
     tier = TIERS[quality]
     steps = steps_of(options.steps, tier.steps)
     size = plan_size(options.width, options.height, image=image, policy=policy)
     prompt = prompt_of(options.prompt, "prompt")
     negative_prompt = prompt_of(options.negative_prompt, "negative_prompt")
-    frames = _frames(audio.seconds, advance, policy)
+    frames = _frames(audio, advance, policy)
     work = Fraction(size.width * size.height * steps, _REFERENCE_WORK)
     render = policy.seconds_per_window * frames.sampled_windows * work
     timeout = min(ceil(_STARTUP_SECONDS + Fraction(3, 2) * render), _LONGEST_RUN)
@@ -164,12 +167,12 @@ def rounded(seconds: Fraction) -> float:
     return float(round(seconds, 6))
 
 
-def _frames(audio: Fraction, advance: int, policy: PlanPolicy) -> FramePlan:
-    frames = plan_frames(audio, policy=policy, advance=advance)
+def _frames(audio: AudioFacts, advance: int, policy: PlanPolicy) -> FramePlan:
+    frames = plan_frames(audio.seconds, policy=policy, advance=advance, padding=audio.padding)
     if policy.audio_fit == "reject" and frames.seconds_cut >= FRAME:
         raise JobFailed(
             "audio_not_aligned",
-            f"The audio is {in_seconds(audio)} s long; the nearest shorter video is "
+            f"The audio is {in_seconds(audio.seconds)} s long; the nearest shorter video is "
             f"{in_seconds(frames.video_duration)} s ({frames.frames} frames), and this service "
             f"does not cut audio. Cut the recording to that length.",
         )

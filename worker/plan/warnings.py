@@ -27,13 +27,19 @@ WARNINGS: dict[str, str] = {
     "prompt_adjusted": "Signs with a meaning for the text encoder were removed from a prompt.",
     "audio_silent": "Nothing in the voice band of the audio is louder than -50 dBFS.",
     "audio_clipped": "More than one sample in a thousand is at full scale, in runs.",
-    "audio_one_channel": "Only a channel that the model does not listen to has sound in it.",
+    "audio_one_channel": "Only a channel that the model does not listen to has sound in it. In "
+    "prepared audio it becomes the first channel, without a warning.",
     "audio_damaged": "Some packets of the audio could not be decoded and were left out.",
+    "audio_incomplete": "The audio is up to a tenth shorter than its header states, or lacks the "
+    "mark of its end: the end of the recording may be missing.",
     "image_animated": "The image is animated; only its first picture is used.",
-    "image_transparent": "The image has transparent parts; they are white in a prepared image.",
+    "image_transparent": "The image has transparent parts. They are white in a prepared image; in "
+    "an original they show what the file holds under them, mostly black.",
 }
 """Every warning code and its meaning."""
 
+# Encoders' delays and last packets differ by less; a word lasts about as long.
+_NOTICEABLE = Fraction(1, 2)
 _TESTED_SIZES = (PORTRAIT_HD, LANDSCAPE_HD, (480, 832), (832, 480))
 _TESTED_PIXELS = frozenset(width * height for width, height in _TESTED_SIZES)
 
@@ -64,16 +70,14 @@ def plan_warnings(
     yield from _size_warnings(size)
     if image is not None:
         yield from _image_warnings(size, image, policy)
-    yield from _sound_warnings(audio)
+    yield from _sound_warnings(audio, policy)
     if image is not None and image.animated:
         yield PlanWarning(
             "image_animated", "The image file holds several pictures; the first is used."
         )
     if image is not None and image.has_alpha:
-        yield PlanWarning(
-            "image_transparent",
-            "The image has transparent parts, which may become white.",
-        )
+        shown = "are shown white" if policy.prepared else "may become black"
+        yield PlanWarning("image_transparent", f"The image has transparent parts, which {shown}.")
     if prompt_changed:
         yield PlanWarning(
             "prompt_adjusted",
@@ -167,7 +171,7 @@ def _image_warnings(size: SizePlan, image: ImageFacts, policy: PlanPolicy) -> It
         )
 
 
-def _sound_warnings(audio: AudioFacts) -> Iterator[PlanWarning]:
+def _sound_warnings(audio: AudioFacts, policy: PlanPolicy) -> Iterator[PlanWarning]:
     if audio.silent:
         yield PlanWarning(
             "audio_silent",
@@ -179,8 +183,8 @@ def _sound_warnings(audio: AudioFacts) -> Iterator[PlanWarning]:
             "audio_clipped",
             "The recording is too loud: many samples in a row are at full scale.",
         )
-    # The model listens to channel 0.
-    if audio.voice_channel:
+    # The model listens to channel 0, which is where preparing puts the voice.
+    if audio.voice_channel and not policy.prepared:
         channel = "right" if audio.voice_channel == 1 else f"no. {audio.voice_channel + 1}"
         yield PlanWarning(
             "audio_one_channel",
@@ -190,4 +194,19 @@ def _sound_warnings(audio: AudioFacts) -> Iterator[PlanWarning]:
     if audio.bad_packets:
         yield PlanWarning(
             "audio_damaged", f"{audio.bad_packets} damaged pieces of the audio were left out."
+        )
+    yield from _end_warnings(audio)
+
+
+def _end_warnings(audio: AudioFacts) -> Iterator[PlanWarning]:
+    if audio.seconds_missing >= _NOTICEABLE:
+        yield PlanWarning(
+            "audio_incomplete",
+            f"The audio is {in_seconds(audio.seconds_missing)} s shorter than its header states: "
+            "the end may be missing.",
+        )
+    elif not audio.end_marked:
+        yield PlanWarning(
+            "audio_incomplete",
+            "The audio lacks the mark of its end: the recording or the upload may have broken off.",
         )

@@ -53,6 +53,7 @@ def sound(
     bit_rate: int | None = None,
     options: Mapping[str, str] | None = None,
     hertz: int = 330,
+    sample_format: str | None = None,
 ) -> bytes:
     """An audio file: a tone of some seconds, or for each channel its own parts."""
     per_channel = channels or [[(seconds or 1.0, 0.3)]]
@@ -67,6 +68,11 @@ def sound(
             stream: Any = output.add_stream(codec, rate=rate, layout=layout)
             if bit_rate:
                 stream.bit_rate = bit_rate
+            if sample_format:
+                stream.format = sample_format
+            if codec == "vorbis":
+                # FFmpeg's own encoder, which is good enough for a tone.
+                stream.options = {"strict": "experimental"}
             _encode(output, stream, planes, rate, layout)
         return path.read_bytes() if by_path else bytes(target.getvalue())
 

@@ -85,8 +85,8 @@ def _probe_image(file: BinaryIO, *, max_pixels: int) -> dict[str, Any]:
     return facts_as_json(probe_image(file, max_pixels=max_pixels))
 
 
-def _probe_audio(file: BinaryIO) -> dict[str, Any]:
-    return facts_as_json(probe_audio(file))
+def _probe_audio(file: BinaryIO, *, max_seconds: object) -> dict[str, Any]:
+    return facts_as_json(probe_audio(file, max_seconds=read_fraction(max_seconds)))
 
 
 def _render_image(file: BinaryIO, into: BinaryIO, **options: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from worker.jobs.errors import CODES, JobFailed
 from worker.media.first_look import Kind
-from worker.plan.media_facts import AudioFacts, ImageFacts
+from worker.plan.media_facts import MOST_SECONDS, AudioFacts, ImageFacts
 from worker.plan.policy import ImageFit
 from worker.plan.sizes import Size
 
@@ -53,9 +53,10 @@ def probe_image_task(*, max_pixels: int) -> Task[ImageFacts]:
     return Task(name="probe_image", kind="image", options=options, read=_image_facts)
 
 
-def probe_audio_task() -> Task[AudioFacts]:
-    """Return the task of decoding an audio file for its facts."""
-    return Task(name="probe_audio", kind="audio", options={}, read=read_audio_facts)
+def probe_audio_task(*, max_seconds: Fraction = MOST_SECONDS) -> Task[AudioFacts]:
+    """Return the task of decoding an audio file of at most `max_seconds` for its facts."""
+    options = {"max_seconds": _fraction_text(max_seconds.limit_denominator(1000))}
+    return Task(name="probe_audio", kind="audio", options=options, read=read_audio_facts)
 
 
 def render_image_task(*, size: Size, fit: ImageFit, max_pixels: int) -> Task[None]:
@@ -122,18 +123,21 @@ def facts_as_json(facts: AudioFacts | ImageFacts) -> dict[str, Any]:
 
 def read_audio_facts(value: object) -> AudioFacts:
     """Return the facts of `facts_as_json`; raise ValueError for anything else."""
-    seconds, rate, channels, codec, until, clipped, voice, bad = _fields(
-        value, *AudioFacts.__dataclass_fields__
-    )
+    facts = _object(value, *AudioFacts.__dataclass_fields__)
+    until, voice = facts["sound_until"], facts["voice_channel"]
     return AudioFacts(
-        seconds=read_fraction(seconds),
-        sample_rate=_count(rate, 1),
-        channels=_count(channels, 1),
-        codec=_name(codec),
+        seconds=read_fraction(facts["seconds"]),
+        sample_rate=_count(facts["sample_rate"], 1),
+        channels=_count(facts["channels"], 1),
+        codec=_name(facts["codec"]),
         sound_until=None if until is None else read_fraction(until),
-        clipped=_flag(clipped),
+        clipped=_flag(facts["clipped"]),
         voice_channel=None if voice is None else _count(voice, 0),
-        bad_packets=_count(bad, 0),
+        bad_packets=_count(facts["bad_packets"], 0),
+        sample_format=_name(facts["sample_format"]),
+        cut_sample=_flag(facts["cut_sample"]),
+        seconds_missing=read_fraction(facts["seconds_missing"]),
+        end_marked=_flag(facts["end_marked"]),
     )
 
 
@@ -146,13 +150,14 @@ def read_fraction(value: object) -> Fraction:
 
 
 def _image_facts(value: object) -> ImageFacts:
-    width, height, kind, alpha, animated = _fields(value, *ImageFacts.__dataclass_fields__)
+    width, height, kind, alpha, animated, deep = _fields(value, *ImageFacts.__dataclass_fields__)
     return ImageFacts(
         width=_count(width, 1),
         height=_count(height, 1),
         format=_name(kind),
         has_alpha=_flag(alpha),
         animated=_flag(animated),
+        deep_grey=_flag(deep),
     )
 
 
@@ -177,11 +182,17 @@ def _json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _fields(value: object, *names: str) -> list[Any]:
-    """Return the values of an object that has exactly these keys."""
+def _object(value: object, *names: str) -> dict[str, Any]:
+    """Return an object that has exactly these keys."""
     if type(value) is not dict or value.keys() != set(names):
         raise ValueError("other keys than agreed")
-    return [value[name] for name in names]
+    return value
+
+
+def _fields(value: object, *names: str) -> list[Any]:
+    """Return the values of an object that has exactly these keys, in their order."""
+    checked = _object(value, *names)
+    return [checked[name] for name in names]
 
 
 def _count(value: object, least: int) -> int:
