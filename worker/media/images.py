@@ -31,6 +31,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _FULL_SCALES = {"I": (255.0, 65_535.0), "F": (1.0, 255.0, 65_535.0)}
+_DEEP_GREY = ("I", "F")
+# Below this share of 255 something shines through; programs that scale pictures leave 254.
+_LOOKS_OPAQUE = 250
 _LARGE_PIXELS = 24_000_000
 _REDUCED = frozenset({"RGB", "RGBA", "L", "LA", "CMYK"})
 _WHITE = (255, 255, 255)
@@ -73,6 +76,7 @@ def _opened(file: BinaryIO, *, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return how a loaded picture must still be turned; while it loads, Pillow turns a TIFF."""
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - the picture is good even if its EXIF is damaged
@@ -88,20 +92,34 @@ def probe_image(file: BinaryIO, *, max_pixels: int) -> ImageFacts:
     """
     with _opened(file, max_pixels=max_pixels) as image:
         width, height = image.size
-        turn = _orientation(image)
-        if turn in _TURNED_SIDEWAYS:
-            width, height = height, width
         animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         # This reads the whole file, which finds incomplete uploads, but an eighth of the pixels.
         image.draft(image.mode, (1, 1))
         image.load()
+        if _orientation(image) in _TURNED_SIDEWAYS:
+            width, height = height, width
         return ImageFacts(
             width=width,
             height=height,
             format="JPEG" if image.format == "MPO" else str(image.format),
-            has_alpha=image.has_transparency_data,
+            has_alpha=_is_transparent(image),
             animated=animated,
+            deep_grey=image.mode.startswith(_DEEP_GREY),
         )
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Return whether a loaded picture has transparent parts, not only the means to have some."""
+    if not image.has_transparency_data:
+        return False
+    if image.mode in ("RGBA", "LA", "PA"):
+        return any(image.getchannel("A").histogram()[:_LOOKS_OPAQUE])
+    clear = image.info.get("transparency")
+    if image.mode in ("P", "L") and isinstance(clear, int | bytes):
+        alphas = enumerate(clear) if isinstance(clear, bytes) else [(clear, 0)]
+        used = image.histogram()
+        return any(used[value] for value, alpha in alphas if alpha < _LOOKS_OPAQUE)
+    return True
 
 
 def render_image(
@@ -113,11 +131,10 @@ def render_image(
 ) -> bytes:
     """Return an upright sRGB JPEG of exactly `size`; raise as `probe_image`."""
     with _opened(file, max_pixels=max_pixels) as image:
-        turn = _orientation(image)
         if image.mode in ("RGB", "L", "YCbCr"):
-            width, height = size[::-1] if turn in _TURNED_SIDEWAYS else size
-            image.draft(image.mode, (width, height))
+            image.draft(image.mode, (max(size), max(size)))
         image.load()
+        turn = _orientation(image)
         picture = _to_srgb(_lighter(image, size[::-1] if turn in _TURNED_SIDEWAYS else size))
         if turn in _TURNS:
             picture = picture.transpose(_TURNS[turn])
@@ -149,6 +166,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         picture.paste(layer, mask=layer.getchannel("A"))
     elif image.mode in ("RGB", "L", "CMYK"):
         picture = image
+    elif image.mode == "LAB":
+        picture = _from_lab(image)
     else:
         picture = image.convert("RGB")
     if isinstance(profile, bytes) and profile:
@@ -162,6 +181,13 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     top = float(brightest) if isinstance(brightest, int | float) else 255.0
     full = next((scale for scale in _FULL_SCALES[image.mode] if top <= scale), top)
     return image.convert("F").point(lambda value: value * (255 / full)).convert("L").convert("RGB")
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    """Return a Lab picture as RGB, which Pillow converts by a profile only."""
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    return image.convert("RGB") if converted is None else converted
 
 
 def _from_profile(picture: Image.Image, profile: bytes) -> Image.Image:
