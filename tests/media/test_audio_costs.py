@@ -23,7 +23,7 @@ WAV = sound(1, rate=8000)
 
 def code_of(data: bytes) -> str | None:
     try:
-        refuse_costly_audio(io.BytesIO(data), max_seconds=600)
+        refuse_costly_audio(io.BytesIO(data), max_seconds=Fraction(600))
     except JobFailed as error:
         return error.code
     return None

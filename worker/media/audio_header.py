@@ -128,9 +128,13 @@ _OWN_CLAIMS: dict[str, Callable[[BinaryIO], Fraction | None]] = {
 
 def _chunks(file: BinaryIO, layout: _Layout) -> Iterator[tuple[bytes, int]]:
     """Yield the name of each chunk and the bytes of its body, with the file at the body."""
+    length = file.seek(0, io.SEEK_END)
     start = layout.first
     head_bytes = layout.name + layout.size
     for _ in range(_MOST_CHUNKS):
+        # A stated size may be larger than any place in a file.
+        if start >= length:
+            return
         file.seek(start)
         head = file.read(head_bytes)
         if len(head) < head_bytes:

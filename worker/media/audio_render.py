@@ -53,6 +53,9 @@ def _rate(source: int) -> int:
 
 def _planes(file: BinaryIO, facts: AudioFacts, rate: int, layout: str) -> Iterator[list[bytes]]:
     """Yield the decoded 16-bit samples: a list with the bytes of each channel of the result."""
+    # Of channels that cannot be mixed the first two are kept.
+    first = facts.voice_channel or 0
+    wanted = slice(first, first + (1 if layout == "mono" else 2))
     with opened_audio(file) as (container, stream):
         resampler: Resampler | None = None
         for frame in PacketReader(container, stream).frames():
@@ -60,17 +63,16 @@ def _planes(file: BinaryIO, facts: AudioFacts, rate: int, layout: str) -> Iterat
                 # The voice channel is taken alone: mixed with silent ones it would be less loud.
                 mixed = layout if facts.voice_channel is None else frame.layout.name
                 resampler = Resampler(layout=mixed, rate=rate)
-            yield from _split(resampler.resample(frame), facts.voice_channel)
+            yield from _split(resampler.resample(frame), wanted)
         if resampler is not None:
-            yield from _split(resampler.resample(None), facts.voice_channel)
+            yield from _split(resampler.resample(None), wanted)
 
 
-def _split(frames: list[AudioFrame], channel: int | None) -> Iterator[list[bytes]]:
+def _split(frames: list[AudioFrame], wanted: slice) -> Iterator[list[bytes]]:
     for frame in frames:
         size = frame.samples * _BYTES
-        planes = frame.planes if channel is None else (frame.planes[channel],)
         if size:
-            yield [bytes(plane)[:size] for plane in planes]
+            yield [bytes(plane)[:size] for plane in frame.planes[wanted]]
 
 
 def _exactly(pieces: Iterator[list[bytes]], wanted: int, mono: bool) -> Iterator[list[bytes]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import av
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 
 
 class Resampler:
-    """Yields 16-bit planar frames of one layout and rate.
+    """Returns 16-bit planar frames of one layout and rate.
 
-    FFmpeg's resamplers refuse every change of their source; a file may change from 16 to 24 bits,
-    or between two layouts with the same number of channels.
+    FFmpeg's resamplers refuse every change of their source; a file may change its sample format, or
+    between two layouts with the same number of channels. They also refuse to mix channels of which
+    nobody knows where they belong: such frames keep all their channels, in their order.
     """
 
     def __init__(self, *, layout: str, rate: int) -> None:
@@ -24,9 +26,15 @@ class Resampler:
         if frame is None:
             return [] if self._inner is None else self._inner.resample(None)
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
-        left: list[AudioFrame] = []
-        if self._inner is None or source != self._source:
-            left = self.resample(None)
-            self._source = source
-            self._inner = AudioResampler(format="s16p", layout=self._layout, rate=self._rate)
-        return left + self._inner.resample(frame)
+        if self._inner is not None and source == self._source:
+            return self._inner.resample(frame)
+        left = self.resample(None)
+        self._source = source
+        try:
+            return left + self._begin(self._layout, frame)
+        except av.error.ArgumentError:
+            return left + self._begin(frame.layout.name, frame)
+
+    def _begin(self, layout: str, frame: AudioFrame) -> list[AudioFrame]:
+        self._inner = AudioResampler(format="s16p", layout=layout, rate=self._rate)
+        return self._inner.resample(frame)

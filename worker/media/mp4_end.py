@@ -33,6 +33,9 @@ def mp4_end(file: BinaryIO) -> Mp4End:
     names: set[bytes] = set()
     start = 0
     for _ in range(_MOST_BOXES):
+        # A stated size may be larger than any place in a file.
+        if start >= length:
+            break
         file.seek(start)
         head = file.read(16)
         if len(head) < 8:
