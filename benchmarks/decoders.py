@@ -67,6 +67,11 @@ def _heic() -> bytes:
     return _saved(_plain(), "HEIF", quality=40)
 
 
+def _without_length(flac: bytes) -> bytes:
+    """The same as a live recorder writes it: the header states no number of samples."""
+    return flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+
+
 def _flac(seconds: int, rate: int, layout: str) -> bytes:
     """A FLAC of silence."""
     out = io.BytesIO()
@@ -96,6 +101,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "image: JPEG, CMYK, 100 scans, 10 Mpx": lambda: _scans(3160, "CMYK"),
     "audio: FLAC, 10 min, 192 kHz stereo": lambda: _flac(600, 192_000, "stereo"),
     "audio: FLAC, 10 min, 48 kHz 7.1": lambda: _flac(600, 48_000, "7.1"),
+    "audio: FLAC, 590 s, 384 kHz 7.1": lambda: _flac(590, 384_000, "7.1"),
+    "audio: FLAC, 74 s, 384 kHz 7.1, live": lambda: _without_length(_flac(74, 384_000, "7.1")),
 }
 
 

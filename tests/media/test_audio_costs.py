@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from tests.data.media.sounds import film, sound
 from tests.media.hostile import flac_head, m4a_of_samples
 from tests.media.test_audio import TABLE
+from tests.media.test_inputs import GOOD, media_at
 from worker.jobs.errors import JobFailed
 from worker.media.audio_costs import flac_stream, refuse_costly_audio, wav_stream
 from worker.media.mp4_tables import claims_too_much
+from worker.plan.media_facts import MOST_SECONDS
+from worker.policies import input_policy
+from worker.settings import PLACEHOLDERS, load_settings
 
 M4A = sound(2, codec="aac", container="ipod")
 FRAGMENTED = sound(
@@ -21,9 +25,9 @@ FRAGMENTED = sound(
 WAV = sound(1, rate=8000)
 
 
-def code_of(data: bytes) -> str | None:
+def code_of(data: bytes, *, max_seconds: Fraction = MOST_SECONDS) -> str | None:
     try:
-        refuse_costly_audio(io.BytesIO(data), max_seconds=Fraction(600))
+        refuse_costly_audio(io.BytesIO(data), max_seconds=max_seconds)
     except JobFailed as error:
         return error.code
     return None
@@ -89,6 +93,32 @@ def test_boxes_without_end_are_refused():
 )
 def test_the_stated_cost_of_a_flac_is_the_limit(stream, code):
     assert code_of(flac_head(**stream)) == code
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda: flac_head(rate=48_000, channels=1, samples=48_000 * 61), "audio_too_long"),
+        (lambda: flac_head(rate=384_000, channels=8, samples=384_000 * 590), "audio_too_long"),
+        (lambda: flac_head(rate=48_000, channels=1, samples=48_000 * 60), None),
+        (lambda: sound(61, rate=8_000), "audio_too_long"),
+        (lambda: sound(60, rate=8_000), None),
+    ],
+)
+def test_what_a_service_does_not_accept_is_refused_by_its_header(make, code):
+    assert code_of(make(), max_seconds=Fraction(60)) == code
+
+
+async def test_the_services_own_limit_reaches_the_decoder():
+    """The end of a longer recording is not decoded for nothing."""
+    settings = load_settings({**PLACEHOLDERS, "MAX_AUDIO_SECONDS": "5.5"})
+    assert input_policy(settings).max_audio_seconds == Fraction(11, 2)
+    files = GOOD | {"/long.mp3": sound(7, codec="libmp3lame", container="mp3")}
+    async with media_at(files, max_audio_seconds=Fraction(11, 2)) as (media, base):
+        with pytest.raises(JobFailed, match=r"longer than 5\.50 s, the maximum") as failed:
+            await media.probe_audio(f"{base}/long.mp3")
+        assert failed.value.code == "audio_too_long"
+        assert (await media.probe_audio(f"{base}/s.mp3")).seconds == 4
 
 
 def test_flac_and_wav_headers_are_read_as_they_are_written():
