@@ -209,7 +209,6 @@ def test_grey_that_comfyui_would_show_white_is_known(name, deep):
 
 
 def test_a_lab_picture_keeps_its_colours():
-    """Pillow converts it by a profile only."""
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
     image = ImageCms.profileToProfile(picture(), srgb, lab, outputMode="LAB")
     assert image is not None

@@ -1,6 +1,7 @@
 """Odd files are read or refused: any other exception is a defect of the decoders' code."""
 
 import io
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -56,8 +57,16 @@ def _read_image(file: BinaryIO) -> str:
         assert min(facts.width, facts.height) > 0
         render_image(file, size=(480, 480), fit="blur", max_pixels=1_000_000)
     except JobFailed as error:
+        cause = error.__cause__
+        # An error in Pillow is the file's fault; one in our own lines is not.
+        if cause is not None and _is_ours(cause):
+            raise cause from None
         return error.code
     return ""
+
+
+def _is_ours(error: BaseException) -> bool:
+    return "/worker/" in traceback.extract_tb(error.__traceback__)[-1].filename
 
 
 @pytest.mark.parametrize("name", SOUNDS)

@@ -115,10 +115,11 @@ def _is_transparent(image: Image.Image) -> bool:
     if image.mode in ("RGBA", "LA", "PA"):
         return any(image.getchannel("A").histogram()[:_LOOKS_OPAQUE])
     clear = image.info.get("transparency")
-    if image.mode in ("P", "L") and isinstance(clear, int | bytes):
-        alphas = enumerate(clear) if isinstance(clear, bytes) else [(clear, 0)]
-        used = image.histogram()
-        return any(used[value] for value, alpha in alphas if alpha < _LOOKS_OPAQUE)
+    if image.mode == "P" and isinstance(clear, bytes):
+        used = zip(image.histogram(), clear, strict=False)
+        return any(pixels and alpha < _LOOKS_OPAQUE for pixels, alpha in used)
+    if image.mode in ("P", "L") and isinstance(clear, int):
+        return any(image.histogram()[clear : clear + 1])
     return True
 
 
@@ -166,8 +167,6 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         picture.paste(layer, mask=layer.getchannel("A"))
     elif image.mode in ("RGB", "L", "CMYK"):
         picture = image
-    elif image.mode == "LAB":
-        picture = _from_lab(image)
     else:
         picture = image.convert("RGB")
     if isinstance(profile, bytes) and profile:
@@ -181,13 +180,6 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     top = float(brightest) if isinstance(brightest, int | float) else 255.0
     full = next((scale for scale in _FULL_SCALES[image.mode] if top <= scale), top)
     return image.convert("F").point(lambda value: value * (255 / full)).convert("L").convert("RGB")
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    """Return a Lab picture as RGB, which Pillow converts by a profile only."""
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    return image.convert("RGB") if converted is None else converted
 
 
 def _from_profile(picture: Image.Image, profile: bytes) -> Image.Image:
