@@ -15,7 +15,9 @@ from worker.jobs.errors import (
     StoreUnavailable,
     TransientError,
 )
+from worker.jobs.failures import without_traceback
 from worker.jobs.job import Case, Submission
+from worker.jobs.run import reason_of
 from worker.jobs.text import one_line
 from worker.ports import Media, RunPod
 from worker.reconcile.not_accepted import NotAcceptedDetector
@@ -120,7 +122,8 @@ def _log_failed_run(case: Case, change: SubmissionChange) -> None:
     """Log a run that made no video, with what RunPod said of it."""
     before = case.submission(change.attempt)
     values = change.values
-    reason = values.get("raw_error") or values.get("error_message") or "no reason given"
+    reason = without_traceback(reason_of(values.get("raw_error")))
+    reason = reason or values.get("error_message") or "no reason given"
     log.warning(
         "run.failed",
         job_id=case.job_id,
