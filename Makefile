@@ -91,8 +91,9 @@ schema: $(STAMP) ## Write sql/schema.sql anew after a change of the migrations
 	@$(BIN)/python -m tests.sql.schema
 
 .PHONY: docs
-docs: $(STAMP) ## Write docs/settings.md anew after a change of the settings
+docs: $(STAMP) ## Write docs/settings.md and .env.example anew after a change of the settings
 	@$(BIN)/python -m tests.docs.settings_page
+	@$(BIN)/python -m tests.docs.env_example
 
 # Prometheus' own tool for rules; only Debian's and Ubuntu's registry has it as a package.
 .promtool/promtool:

@@ -46,11 +46,12 @@ class Daemon:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        kept |= {"ENV_FILE": "none", "NO_COLOR": "1"}
         with self._log.open("wb") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "worker", "run"],
                 cwd=REPOSITORY,
-                env={**kept, "NO_COLOR": "1", **DEMO_SETTINGS, **self._settings},
+                env={**kept, **DEMO_SETTINGS, **self._settings},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

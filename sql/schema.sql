@@ -171,7 +171,7 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     where r.rolname in ('anon', 'authenticated', 'service_role')
     union all select 0::oid, 'PUBLIC'
   ), ours as (
-    select c.oid, c.relname::text as name, c.relrowsecurity, c.relreplident, c.relacl, c.relowner
+    select c.oid, c.relname::text as name, c.relrowsecurity, c.relreplident, c.relacl, c.relowner, c.relkind
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
       and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations',
@@ -195,20 +195,35 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     select o.name, jsonb_build_object(
       'columns', (select jsonb_object_agg(a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
                   from pg_catalog.pg_attribute a where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped),
+      'not_null', (select coalesce(jsonb_agg(a.attname order by a.attname), '[]') from pg_catalog.pg_attribute a
+                   where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped and a.attnotnull),
+      'defaults', (select coalesce(jsonb_object_agg(a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)), '{}')
+                   from pg_catalog.pg_attrdef d join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+                   where d.adrelid = o.oid and not a.attisdropped),
+      'indexes', (select coalesce(jsonb_object_agg(i.relname, pg_catalog.pg_get_indexdef(x.indexrelid)), '{}')
+                  from pg_catalog.pg_index x join pg_catalog.pg_class i on i.oid = x.indexrelid
+                  where x.indrelid = o.oid and x.indisvalid),
+      'partitioned', o.relkind = 'p',
       'rls', o.relrowsecurity,
       'replica_identity', case o.relreplident when 'd' then 'default' when 'f' then 'full' when 'n' then 'nothing' else 'index' end,
       'grants', coalesce((select g.value from grants g where g.name = o.name), '{}'),
       'column_grants', coalesce((select g.value from column_grants g where g.name = o.name), '{}'),
-      'policies', (select coalesce(jsonb_object_agg(p.policyname, p.cmd || ' to ' || array_to_string(p.roles, ', ')), '{}')
+      'policies', (select coalesce(jsonb_object_agg(p.policyname,
+                     concat_ws(' ', p.cmd, 'to', array_to_string(p.roles, ', '), p.qual, p.with_check)), '{}')
                    from pg_catalog.pg_policies p where p.schemaname = 'public' and p.tablename = o.name),
-      'triggers', (select coalesce(jsonb_agg(t.tgname order by t.tgname), '[]') from pg_catalog.pg_trigger t
+      'constraints', (select coalesce(jsonb_object_agg(c.conname, pg_catalog.pg_get_constraintdef(c.oid)), '{}')
+                      from pg_catalog.pg_constraint c where c.conrelid = o.oid and c.contype in ('c', 'p', 'u', 'f', 'x')),
+      'triggers', (select coalesce(jsonb_object_agg(t.tgname, pg_catalog.pg_get_triggerdef(t.oid)), '{}') from pg_catalog.pg_trigger t
                    where t.tgrelid = o.oid and not t.tgisinternal and t.tgenabled in ('O', 'A'))) as value
     from ours o
   ), functions as (
     select p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')' as name,
       (select coalesce(jsonb_agg(r.name order by r.name), '[]') from roles r
-       where r.oid <> 0 and pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')) as value
-    from pg_catalog.pg_proc p
+       where r.oid <> 0 and pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')) as value,
+      -- The source as it was given (Postgres keeps it), without spaces and line ends, and what it runs as.
+      left(encode(sha256(convert_to(concat_ws('|', regexp_replace(p.prosrc, '\s+', '', 'g'), l.lanname, p.prosecdef,
+        p.provolatile, p.proisstrict, array_to_string(p.proconfig, ','), array_to_string(p.proargnames, ',')), 'UTF8')), 'hex'), 16) as body
+    from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
     where p.pronamespace = 'public'::pg_catalog.regnamespace and p.proname ~ '(^|_)video_jobs?_'
   )
   select jsonb_build_object(
@@ -217,12 +232,19 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     'server_version', current_setting('server_version_num')::integer,
     'tables', (select coalesce(jsonb_object_agg(t.name, t.value), '{}') from tables t),
     'functions', (select coalesce(jsonb_object_agg(f.name, f.value), '{}') from functions f),
+    'bodies', (select coalesce(jsonb_object_agg(f.name, f.body), '{}') from functions f),
+    -- The policies of 0004 for objects of Storage; null where Storage is not installed.
+    'storage', (select jsonb_build_object('rls', c.relrowsecurity, 'policies', (
+                  select coalesce(jsonb_object_agg(p.policyname,
+                    concat_ws(' ', p.cmd, 'to', array_to_string(p.roles, ', '), p.qual, p.with_check)), '{}')
+                  from pg_catalog.pg_policies p where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname ~ '^video_job_'))
+                from pg_catalog.pg_class c where c.oid = to_regclass('storage.objects')),
     'published', exists (select from pg_catalog.pg_publication_tables t
                          where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'),
     'publishes', (select array_remove(array[case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
                                             case when p.pubdelete then 'delete' end], null)
                   from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime'),
-    'migrations', (select coalesce(jsonb_agg(m.name order by m.name), '[]') from public.video_job_migrations m))
+    'migrations', (select coalesce(jsonb_object_agg(m.name, m.hash), '{}') from public.video_job_migrations m))
 $$;
 
 CREATE FUNCTION public.prune_video_job_history_v1(p_keep_days integer) RETURNS TABLE(events bigint, attempts bigint)
@@ -1199,7 +1221,8 @@ COMMENT ON TABLE public.video_job_limits IS 'talking-head-worker: one row; what 
 
 CREATE TABLE public.video_job_migrations (
     name text NOT NULL,
-    applied_at timestamp with time zone DEFAULT now() NOT NULL
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    hash text
 );
 
 COMMENT ON TABLE public.video_job_migrations IS 'talking-head-worker: which sql/migrations files have run here.';

@@ -37,6 +37,9 @@ def ours() -> list[str]:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# No test reads a developer's .env; OURS leaves this name alone.
+os.environ["ENV_FILE"] = "none"
+
 # Fixtures of wider scope start before any fixture of a single test: clean the process once too.
 for _name in ours():
     del os.environ[_name]

@@ -239,6 +239,7 @@ class World:
             "RUNPOD_ENDPOINT_URL": self.runpod.endpoint_url,
             "PORT": str(port),
             "HOST": "127.0.0.1",
+            "ENV_FILE": "none",
             "PUBLIC_URL": public_url or f"http://127.0.0.1:{port}",
             **settings,
         }

@@ -311,9 +311,11 @@ def _announce(settings: Settings, template: Template, owner: str) -> None:
         template=template.sha256[:12],
     )
     for note in template.notes:
-        log.warning("workflow.note", note=note)
+        log.info("workflow.note", note=note)
     if not settings.webhooks:
-        log.warning(
+        # Neither set is a choice; one of two is probably a mistake.
+        half = bool(settings.public_url or settings.webhook_secret)
+        (log.warning if half else log.info)(
             "app.polling_only",
             note="PUBLIC_URL or WEBHOOK_SECRET is not set: runs are followed by polling, and a "
             "submission whose answer was lost cannot be adopted; it waits for its time to live.",

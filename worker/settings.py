@@ -1,9 +1,9 @@
-"""Every environment variable: type, default, meaning. The only reader of the environment."""
+"""Every setting: type, default, meaning; what is wrong with one, in a sentence."""
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil
@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from worker import environment
 from worker.jobs.errors import SettingsInvalid
 from worker.plan.policy import PlanPolicy
 
@@ -30,6 +31,9 @@ PLACEHOLDERS = {
 RUNPOD_BASE = "https://api.runpod.ai/v2"
 # RunPod keeps a result for half an hour: with rarer polls or sweeps, videos would be lost.
 # The other bounds keep numbers within what Postgres and RunPod accept.
+# The dearest GPU of 2026 costs about 0.0025 dollars a second. A price per hour is thousands of
+# times that, so whatever is above this bound is one.
+MOST_PER_SECOND = Decimal("0.05")
 WEEK = 7 * 24 * 3600
 MANY = 1_000_000
 NameList = Annotated[tuple[str, ...], NoDecode]
@@ -44,6 +48,10 @@ class Settings(BaseSettings):
     supabase_url: str = Field(description="Your project's URL, like https://abc.supabase.co.")
     supabase_service_role_key: SecretStr = Field(
         description="The service_role JWT or an sb_secret_ key; never the anon key."
+    )
+    supabase_anon_key: str = Field(
+        default="",
+        description="The publishable or anon key; only `doctor --browser` uses it.",
     )
     runpod_api_key: SecretStr = Field(description="A RunPod API key with access to the endpoint.")
     runpod_endpoint_id: str = Field(default="", description="The Serverless endpoint's id.")
@@ -249,7 +257,10 @@ class Settings(BaseSettings):
         default=(), description="Comma list of model, lora, crf: what rows may set in metadata."
     )
     gpu_price_per_second: Decimal | None = Field(
-        default=None, gt=0, description="US dollars. Empty: cost columns stay null."
+        default=None,
+        gt=0,
+        description="US dollars per GPU second, like 0.00044 ($1.58 per hour / 3600); at most "
+        "0.05. Empty: cost columns stay null.",
     )
     history_keep_days: int = Field(
         default=90,
@@ -310,6 +321,16 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("gpu_price_per_second")
+    @classmethod
+    def _per_second(cls, value: Decimal | None) -> Decimal | None:
+        if value is not None and value > MOST_PER_SECOND:
+            raise ValueError(
+                f"${value} per second would be ${value * 3600:,.0f} per hour. Give the price of a "
+                f"second: ${value} per hour is {value / 3600:.6f}"
+            )
+        return value
+
     @property
     def plan_policy(self) -> PlanPolicy:
         """Return the settings that the plan depends on."""
@@ -344,9 +365,9 @@ class Settings(BaseSettings):
         return bool(self.public_url and self.webhook_secret)
 
 
-def load_planning_settings(environment: dict[str, str] | None = None) -> Settings:
+def load_planning_settings(given: Mapping[str, str] | None = None) -> Settings:
     """Read settings for commands without an account; keys and URLs are placeholders."""
-    env = dict(os.environ) if environment is None else environment
+    env = environment.read() if given is None else given
     names = ("SUPABASE_", "RUNPOD_", "WEBHOOK_", "DATABASE_", "PUBLIC_")
     kept = {name: value for name, value in env.items() if not name.startswith(names)}
     unused = {"SUPABASE_URL": "http://unused", "RUNPOD_ENDPOINT_ID": "unused"}
@@ -354,33 +375,37 @@ def load_planning_settings(environment: dict[str, str] | None = None) -> Setting
     return load_settings(kept | unused | keys)
 
 
-def load_table_settings(environment: dict[str, str] | None = None) -> Settings:
+def load_table_settings(given: Mapping[str, str] | None = None) -> Settings:
     """Read only what commands on jobs need: Supabase's URL and key, and INPUT_BUCKETS."""
-    env = dict(os.environ) if environment is None else environment
-    names = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "INPUT_BUCKETS")
+    env = environment.read() if given is None else given
+    names = {"SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "INPUT_BUCKETS"}
+    names |= set(environment.misspelt(env, names).values())
     kept = {name: env[name] for name in names if name in env}
     return load_settings(kept | {"RUNPOD_ENDPOINT_ID": "unused", "RUNPOD_API_KEY": "unused"})
 
 
-def load_valid_settings(
-    environment: dict[str, str] | None = None,
-) -> tuple[Settings, dict[str, str]]:
+def load_valid_settings(given: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, str]]:
     """Return settings with defaults for what is invalid, and each problem by its name.
 
     A missing or invalid setting without a default gets a placeholder.
     """
-    env = dict(os.environ if environment is None else environment)
     problems: dict[str, str] = {}
+    try:
+        env = dict(environment.read() if given is None else given)
+    except SettingsInvalid as error:
+        env = {}
+        problems |= dict(_split(problem) for problem in error.problems)
     while True:
         try:
             return load_settings(env), problems
         except SettingsInvalid as error:
-            named = {problem.partition(": ")[0] for problem in error.problems}
-            if named <= problems.keys():
+            found = dict(_split(problem) for problem in error.problems)
+            if found.keys() <= problems.keys():
                 raise
-            for problem in error.problems:
-                name, _, text = problem.partition(": ")
+            wrong = environment.misspelt(env, _NAMES)
+            for name, text in found.items():
                 problems.setdefault(name, text)
+                env.pop(wrong.get(name, ""), None)
                 env[name] = PLACEHOLDERS.get(name, "")
                 if name == "RUNPOD_ENDPOINT_ID":
                     env.pop("RUNPOD_ENDPOINT_URL", None)
@@ -388,14 +413,19 @@ def load_valid_settings(
                     env.pop("FLY_APP_NAME", None)
 
 
+def _split(problem: str) -> tuple[str, str]:
+    name, _, text = problem.partition(": ")
+    return name, text
+
+
 def database_url() -> str | None:
     """Return DATABASE_URL, the only setting that `migrate` needs."""
-    return os.environ.get("DATABASE_URL", "").strip() or None
+    return environment.read().get("DATABASE_URL", "").strip() or None
 
 
-def load_settings(environment: dict[str, str] | None = None) -> Settings:
+def load_settings(given: Mapping[str, str] | None = None) -> Settings:
     """Read the environment; SettingsInvalid has one line per problem and never a secret."""
-    env = dict(os.environ) if environment is None else environment
+    env = environment.read() if given is None else given
     values = {
         name: env[name.upper()].strip()
         for name in Settings.model_fields
@@ -403,24 +433,39 @@ def load_settings(environment: dict[str, str] | None = None) -> Settings:
     }
     if "public_url" not in values and env.get("FLY_APP_NAME"):
         values["public_url"] = f"https://{env['FLY_APP_NAME']}.fly.dev"
+    wrong = environment.misspelt(env, _NAMES)
     problems = _agree_on_endpoint(values)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsInvalid(
-            [*problems, *(_sentence(problem) for problem in error.errors())]
-        ) from None
+        problems += [_sentence(problem) for problem in error.errors()]
+    # A misspelt name is the cause of a missing one: one problem, one sentence.
+    problems = [problem for problem in problems if _split(problem)[0] not in wrong]
+    problems += [
+        f"{name}: is not set, but {other} is. Did you mean {name}?" for name, other in wrong.items()
+    ]
     if problems:
         raise SettingsInvalid(problems)
     return settings
 
 
+_NAMES = frozenset(name.upper() for name in Settings.model_fields)
+_ACTION = re.compile(r"(?<=/)([A-Za-z0-9_-]+)/(?:run|runsync)/*$")
+
+
 def _agree_on_endpoint(values: dict[str, Any]) -> list[str]:
-    """Derive the endpoint's id from its URL or the reverse; return the problems found."""
+    """Derive the endpoint's id from its URL or the reverse; return the problems found.
+
+    The URL may be the one that requests are sent to: .../v2/ID/run or /runsync.
+    """
     endpoint_id = values.get("runpod_endpoint_id", "").strip()
     url = values.get("runpod_endpoint_url", "").strip().rstrip("/")
     if not endpoint_id and not url:
         return ["RUNPOD_ENDPOINT_ID: is missing. Set it, or RUNPOD_ENDPOINT_URL."]
+    action = _ACTION.search(urlsplit(url).path) if "://" in url else None
+    # .../v2/run is an endpoint of that name.
+    if action is not None and not re.fullmatch(r"v\d+", action[1]):
+        url = url.removesuffix(url.rsplit("/", 1)[-1]).rstrip("/")
     from_url = url.rsplit("/", 1)[-1]
     if endpoint_id and url and from_url != endpoint_id:
         return [

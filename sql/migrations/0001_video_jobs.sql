@@ -35,6 +35,8 @@ create table if not exists public.video_job_migrations (
   name text primary key,
   applied_at timestamptz not null default now()
 );
+-- Of the file as `migrate` applied it; null where another tool did: then nothing is known of its content.
+alter table public.video_job_migrations add column if not exists hash text;
 comment on table public.video_job_migrations is 'talking-head-worker: which sql/migrations files have run here.';
 
 create table if not exists public.video_jobs (

@@ -108,15 +108,20 @@ class Backend:
             context = Context(settings=settings, problems=problems, http=client)
             return {result.name: result for result in await examine(context, checks)}
 
+    def words(self, *arguments: str) -> list[str]:
+        """Return the words of `python -m worker …`."""
+        return [sys.executable, "-m", "worker", *arguments]
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Return the environment of a command."""
+        return {"PATH": os.environ["PATH"], **self.env, **changes}
+
     async def command(self, *arguments: str, **changes: str) -> Done:
         """Run `python -m worker …` in a process of its own."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "worker",
-            *arguments,
+            *self.words(*arguments),
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], **self.env, **changes},
+            env=self.environment(**changes),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -146,6 +151,7 @@ async def running_backend(postgres: Postgres, path: Path) -> AsyncIterator[Backe
     async with stack, runpod:
         await hook.start()
         env = {
+            "ENV_FILE": "none",
             "SUPABASE_URL": stack.url,
             "SUPABASE_SERVICE_ROLE_KEY": stack.keys.service_role,
             "RUNPOD_API_KEY": runpod.api_key,

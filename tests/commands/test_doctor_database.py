@@ -200,6 +200,100 @@ FAULTS = {
         fix="alter table public.video_job_attempts alter column delay_ms type bigint;",
         undo="alter table public.video_job_attempts alter column delay_ms type bigint",
     ),
+    "a default is gone": Fault(
+        plant="alter table public.video_jobs alter column status drop default",
+        check="supabase.tables",
+        says="Another default or NOT NULL: video_jobs.status",
+        fix="alter column status set default 'queued'::text;",
+    ),
+    "a column may be null": Fault(
+        plant="alter table public.video_jobs alter column status drop not null",
+        check="supabase.tables",
+        says="Another default or NOT NULL: video_jobs.status",
+        fix="alter column status set not null;",
+    ),
+    "a constraint is missing": Fault(
+        plant="alter table public.video_jobs drop constraint steps_must_be_4_5_or_6",
+        check="supabase.constraints",
+        says="Missing: steps_must_be_4_5_or_6",
+        fix="add constraint steps_must_be_4_5_or_6 CHECK",
+    ),
+    "a constraint is weaker": Fault(
+        plant="alter table public.video_jobs drop constraint steps_must_be_4_5_or_6, "
+        "add constraint steps_must_be_4_5_or_6 check (steps between 1 and 60)",
+        check="supabase.constraints",
+        says="Changed: steps_must_be_4_5_or_6",
+        fix="drop constraint steps_must_be_4_5_or_6, add constraint steps_must_be_4_5_or_6 CHECK",
+    ),
+    "a key is no longer unique": Fault(
+        plant="alter table public.video_jobs drop constraint one_row_per_idempotency_key",
+        check="supabase.constraints",
+        says="Missing: one_row_per_idempotency_key",
+        fix="add constraint one_row_per_idempotency_key UNIQUE NULLS NOT DISTINCT",
+    ),
+    "an index is missing": Fault(
+        plant="drop index public.video_jobs_user",
+        check="supabase.constraints",
+        says="Missing or changed on video_jobs: the index video_jobs_user",
+        fix=AGAIN,
+    ),
+    "a function was changed by hand": Fault(
+        plant="create or replace function public.video_jobs_before_insert() returns trigger "
+        "language plpgsql as $$ begin return new; end $$",
+        check="supabase.functions",
+        says="Changed since the migrations created it: video_jobs_before_insert()",
+        fix=AGAIN,
+    ),
+    "a function runs with its caller's rights": Fault(
+        plant="alter function public.retry_video_job_v1(uuid) security invoker; "
+        "alter function public.video_jobs_after_change() security invoker",
+        check="supabase.functions",
+        says="Changed since the migrations created it: ",
+        fix=AGAIN,
+    ),
+    "a policy shows everybody's jobs": Fault(
+        plant='alter policy "people read their own jobs" on public.video_jobs using (true)',
+        check="supabase.rls",
+        says="The policy “people read their own jobs” of video_jobs is missing or changed",
+        fix=AGAIN,
+    ),
+    "a guard does nothing": Fault(
+        plant="create function public.nothing() returns trigger language plpgsql as "
+        "$$ begin return new; end $$; "
+        "drop trigger video_jobs_before_update on public.video_jobs; "
+        "create trigger video_jobs_before_update before update on public.video_jobs "
+        "for each row execute function public.nothing()",
+        check="supabase.triggers",
+        says="Changed on video_jobs: video_jobs_before_update",
+        fix=AGAIN,
+        undo="drop function public.nothing() cascade",
+    ),
+    "browsers may not upload": Fault(
+        plant="drop policy video_job_inputs_insert on storage.objects",
+        check="storage.policies",
+        says="Missing: video_job_inputs_insert. A browser's upload then fails",
+        fix=AGAIN,
+    ),
+    "browsers may upload anywhere": Fault(
+        plant="alter policy video_job_inputs_insert on storage.objects with check (true)",
+        check="storage.policies",
+        says="Changed since the migrations created it: video_job_inputs_insert",
+        fix="drop policy if exists",
+        undo="drop policy video_job_inputs_insert on storage.objects",
+    ),
+    "everybody may read every upload": Fault(
+        plant="alter table storage.objects disable row level security",
+        check="storage.policies",
+        says="Row level security is off for storage.objects",
+        fix="alter table storage.objects enable row level security;",
+    ),
+    "a migration was made by another file": Fault(
+        plant="update public.video_job_migrations set hash = 'other' where name = '0002_guards'",
+        check="supabase.migrations",
+        says="made by other migration files than those of this version (its 0002_guards differs)",
+        fix="drop table",
+        undo="update public.video_job_migrations set hash = null",
+    ),
     "a migration is missing": Fault(
         plant="delete from public.video_job_migrations where name = '0005_realtime'",
         check="supabase.migrations",
@@ -235,7 +329,7 @@ FAULTS = {
 }
 CATALOGS = (
     "supabase.r", "supabase.m", "supabase.tables", "supabase.f", "supabase.g", "supabase.triggers",
-    "supabase.p",
+    "supabase.p", "supabase.c", "storage.policies",
 )  # fmt: skip
 
 
@@ -309,7 +403,7 @@ async def test_checks_that_need_the_catalogs_point_at_the_same_cause(backend: Ba
     finally:
         apply(backend.env["DATABASE_URL"], again=True)
     others = {name: result for name, result in found.items() if name.startswith("supabase.")}
-    del others["supabase.reachable"], others["supabase.realtime"]
+    del others["supabase.reachable"]
     assert {(result.level, result.fix) for result in others.values()} == {
         ("warn", "Fix supabase.reachable first.")
     }

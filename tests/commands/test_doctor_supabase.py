@@ -80,7 +80,10 @@ async def test_an_anon_key_is_found_by_its_rights_as_well(backend: Backend) -> N
 async def test_a_url_where_nothing_listens_is_reported(backend: Backend) -> None:
     found = await backend.examine("supabase.reach", "supabase.tables", SUPABASE_URL=unused_url())
     result = found["supabase.reachable"]
-    assert (result.level, "does not answer (ConnectError)" in result.message) == ("fail", True)
+    assert (result.level, "does not answer: the connection is refused" in result.message) == (
+        "fail",
+        True,
+    )
     assert "not paused" in result.fix
     assert found["supabase.tables"].fix == "Fix supabase.reachable first."
 
@@ -210,7 +213,10 @@ async def test_a_result_host_that_is_down_is_reported(backend: Backend) -> None:
         result = (await backend.examine("storage.results"))["storage.results"]
     finally:
         backend.sql("delete from public.video_jobs where id = %s", job)
-    assert (result.level, "cannot be downloaded (ConnectError)" in result.message) == ("fail", True)
+    assert (result.level, "cannot be downloaded: the connection is refused" in result.message) == (
+        "fail",
+        True,
+    )
 
 
 def _completed(backend: Backend, url: str) -> str:

@@ -275,3 +275,24 @@ def _ran(backend: Backend) -> str:
     backend.force(job, status="completed", phase="done", progress=100, attempt=2,
                 video_url="https://example.com/v.mp4")  # fmt: skip
     return job
+
+
+async def test_texts_of_rows_cannot_steer_the_terminal(backend: Backend) -> None:
+    """A row holds people's and RunPod's texts, also those that other programs wrote."""
+    evil = "\x1b]0;owned\x07\x1b[2Jgone\u202e"
+    job = backend.insert(prompt="x", image_url=f"https://a.example/{evil}.png", user_id=USER)
+    backend.force(job, status="failed", phase="done", error_code="run_lost", error_message=evil)
+    waiting = backend.insert()
+    backend.force(waiting, phase_detail=evil)
+    backend.sql(
+        "insert into public.video_job_attempts (job_id, attempt, try_number, endpoint_id, state,"
+        " expires_at, plan, error_code, raw_error) values (%s, 1, 1, 'e', 'failed', now(), '{}',"
+        " 'run_failed', %s)", job, f"line\nbreak {evil}",
+    )  # fmt: skip
+    for arguments in (("show", job), ("list",), ("show", waiting)):
+        shown = (await on_terminal(backend, "jobs", *arguments)).out
+        assert "gone" in shown
+        assert "owned" not in shown
+        assert "\x1b[2J" not in shown
+        assert "\u202e" not in shown
+    assert (await backend.here("jobs", "list", "--json")).json[0]["phase_detail"] == evil

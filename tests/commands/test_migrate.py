@@ -1,14 +1,18 @@
 """`migrate`, and the same files with psql: in any combination, any number of times."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from devstack.launch import find_binaries
@@ -16,7 +20,9 @@ from devstack.postgres import SUPERUSER, Postgres
 from devstack.supabase.database import prepare
 from tests.postgres import Database
 from tests.sql.schema import dump
-from worker.commands.migrate import apply, migrations, register
+from worker.commands.migrate import OtherSchema, apply, problem_of, register
+from worker.runtime.migrations import files as migrations
+from worker.runtime.migrations import hash_of, hashes
 
 NAMES = [path.stem for path in migrations()]
 
@@ -200,3 +206,126 @@ def test_a_bypassing_role_is_not_needed(empty: Database) -> None:
         finally:
             admin.execute("drop owned by plain_owner cascade")
             admin.execute("drop role plain_owner")
+
+
+@pytest.mark.parametrize(
+    ("password", "escaped"),
+    [("hid@den", "@ as %40"), ("hid/den", "/ as %2F"), ("h@id/den", "@ as %40 and / as %2F"),
+     ("hid?d@en", "@ as %40"), ("hid%pen", "% as %25"), ("@hidden", "@ as %40"),
+     ("hi@@den", "%40")],
+)  # fmt: skip
+def test_a_password_that_is_not_escaped_is_named_and_not_printed(
+    monkeypatch: pytest.MonkeyPatch, password: str, escaped: str
+) -> None:
+    url = f"postgresql://postgres:{password}@db.abc.supabase.co:5432/postgres?sslmode=require"
+    monkeypatch.setenv("DATABASE_URL", url)
+    done = run()
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("The password in DATABASE_URL contains ")
+    assert escaped in done.stderr
+    for part in re.split(r"[^a-z]+", password):
+        assert len(part) < 3 or part not in done.stderr
+
+
+@given(
+    st.text(st.characters(codec="ascii", min_codepoint=32, exclude_characters="\x7f"), max_size=12)
+)
+def test_any_escaped_password_is_accepted_and_no_other_part_of_it_is_shown(text: str) -> None:
+    good = f"postgresql://postgres:{quote(text, safe='')}@db.abc.supabase.co:5432/postgres?a=b@c"
+    assert problem_of(good.removesuffix("?a=b@c")) is None
+    unescaped = f"postgresql://postgres:{text}q7@z@db.abc.supabase.co:5432/postgres"
+    said = problem_of(unescaped)
+    assert said is not None
+    assert "q7" not in said
+
+
+def test_the_dashboards_placeholder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "DATABASE_URL", "postgresql://postgres:[YOUR-PASSWORD]@db.a.co:5432/postgres"
+    )
+    done = run()
+    assert done.exit_code == 2
+    assert "still holds [YOUR-PASSWORD]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ('FATAL: password authentication failed for user "postgres"', "refuses the password"),
+        ("failed to resolve host 'h': [Errno -2] Name or service not known", "cannot be resolved"),
+        ("could not translate host name", "session pooler"),
+        ("Temporary failure in name resolution", "DNS does not answer"),
+        ("connection timeout expired", "No connection within the time limit"),
+        ("Network is unreachable", "no network route"),
+        ("server does not support SSL, but SSL was required", "TLS failed"),
+    ],
+)
+def test_each_reason_of_a_failed_connection_has_its_sentence(
+    monkeypatch: pytest.MonkeyPatch, said: str, advice: str
+) -> None:
+    def fails(*_arguments: object, **_more: object) -> None:
+        raise psycopg.OperationalError(said)
+
+    monkeypatch.setattr(psycopg, "connect", fails)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://postgres:hidden@h:5432/postgres")
+    done = run()
+    assert done.exit_code == 1
+    assert done.stderr.startswith("The database cannot be reached")
+    assert advice in done.stderr
+
+
+def test_each_file_is_recorded_with_its_hash(empty: Database) -> None:
+    apply(empty.url)
+    rows = empty.sql("select name, hash from public.video_job_migrations")
+    assert {row["name"]: row["hash"] for row in rows} == dict(hashes())
+
+
+def test_a_file_that_psql_applied_has_no_hash_and_is_accepted(empty: Database) -> None:
+    assert psql(empty.url, *migrations()).stderr == ""
+    rows = empty.sql("select hash from public.video_job_migrations")
+    assert {row["hash"] for row in rows} == {None}
+    assert apply(empty.url) == []
+    assert apply(empty.url, again=True) == NAMES
+    assert apply(empty.url) == []
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        "update public.video_job_migrations set hash = 'other' where name = '0002_guards'",
+        "alter table public.video_job_migrations drop column hash",
+    ],
+)
+def test_a_database_of_other_files_is_left_alone_with_a_sentence(
+    empty: Database, monkeypatch: pytest.MonkeyPatch, older: str
+) -> None:
+    apply(empty.url)
+    empty.sql(older)
+    before = dump(empty.url)
+    monkeypatch.setenv("DATABASE_URL", empty.url)
+    for options in ([], ["--again"], ["--dry-run"]):
+        done = run(*options)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "made by other migration files than those of this version" in done.stderr
+        assert 'run "drop table if exists public.video_job_migrations, ' in done.stderr
+    assert dump(empty.url) == before
+
+
+def test_the_advice_for_such_a_database_is_enough(empty: Database) -> None:
+    apply(empty.url)
+    empty.sql("update public.video_job_migrations set hash = 'other'")
+    with pytest.raises(OtherSchema) as refused:
+        apply(empty.url)
+    (statement,) = re.findall(r'run "(drop table .*?)"', refused.value.message)
+    empty.sql(statement)
+    left = empty.sql("select tablename from pg_tables where tablename like 'video\\_job%%'")
+    assert left == []
+    assert apply(empty.url) == NAMES
+
+
+def test_line_ends_of_a_file_do_not_change_its_hash(tmp_path: Path) -> None:
+    """As git writes them on Windows."""
+    unix, windows = tmp_path / "a.sql", tmp_path / "b.sql"
+    unix.write_bytes(b"select 1;\nselect 2;\n")
+    windows.write_bytes(b"select 1;\r\nselect 2;\r\n")
+    assert hash_of(unix) == hash_of(windows)

@@ -13,10 +13,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 HEAD = """# Settings
 
 Environment variables; nothing else configures the worker.
+For local use they may be lines of a file `.env` in the current folder: copy
+[.env.example](../.env.example). A variable of the environment comes before the file.
+`ENV_FILE` names another file, or is `none`, as in the image.
 This page is generated from `worker/settings.py` by `make docs`.
 
 The worker does not start with an invalid or missing setting; it prints one line for each problem.
 `python -m worker doctor` checks more.
+A misspelt name of a setting is such a problem, too; names of other programs are not.
 An empty variable counts as unset. Lists are separated by commas. Durations are in seconds.
 On Fly, set keys and secrets with `fly secrets set`, everything else in `[env]` of `fly.toml`.
 
@@ -26,6 +30,7 @@ TAIL = """
 `jobs` and `submit` read `SUPABASE_URL` and `SUPABASE_SERVICE_ROLE_KEY`, `submit` with files also
 `INPUT_BUCKETS`; `frames`, `plan`, `request` and `workflow check` need none of these.
 Set `RUNPOD_ENDPOINT_ID` or `RUNPOD_ENDPOINT_URL`; if both are set, they must agree.
+The URL may end with `/run` or `/runsync`.
 On Fly, `PUBLIC_URL` is `https://$FLY_APP_NAME.fly.dev` unless it is set.
 """
 GROUPS = {

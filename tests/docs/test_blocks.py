@@ -36,6 +36,7 @@ def _bash(block: Block, env: Mapping[str, str] | None = None) -> subprocess.Comp
     text = block.text.replace(".venv/bin/python", "python")
     command = ["bash", "-euo", "pipefail", "-c", text]
     own = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": os.environ.get("HOME", "/")}
+    own["ENV_FILE"] = "none"
     with subprocess.Popen(
         command,
         cwd=ROOT,

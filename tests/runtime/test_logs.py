@@ -186,3 +186,26 @@ def test_what_lies_below_the_level_is_not_printed(stream: io.StringIO) -> None:
     structlog.get_logger().info("thing.happened")
     logging.getLogger("some.library").info("chat")
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_no_foreign_text_begins_a_line_or_steers_the_terminal(
+    stream: io.StringIO, style: str
+) -> None:
+    set_up_logs(level="info", style=style, stream=stream)
+    evil = "x\n2026-01-01 [error] forged \x1b[2J\x9b1m\u202e\u2028"
+    structlog.get_logger().info("thing.happened", reason=evil, detail={evil: [evil]})
+    logging.getLogger("some.library").warning("it said %s", evil)
+    shown = stream.getvalue()
+    assert len(shown.splitlines()) == 2
+    assert not set("\x1b\x9b\u202e\u2028") & set(shown)
+
+
+def test_a_traceback_keeps_its_lines_but_no_escape_sequences(stream: io.StringIO) -> None:
+    set_up_logs(level="info", style="console", stream=stream)
+    try:
+        fail("the \x1b[2Jreason")
+    except RuntimeError:
+        structlog.get_logger().exception("thing.failed")
+    assert "RuntimeError: the reason\n" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()

@@ -25,6 +25,7 @@ from worker.commands.output import (
 from worker.commands.table import opened
 from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.jobs.job import JobStatus
+from worker.jobs.text import visible
 from worker.settings import load_table_settings
 from worker.supabase.jobs_table import JobsTable
 
@@ -221,7 +222,7 @@ async def _watch(
                 if as_json:
                     _print_changes(rows, seen)
                 else:
-                    note = Text(problem, style="red")
+                    note = Text(visible(problem), style="red")
                     live.update(Group(table_view(rows, width=console.width), note), refresh=True)
                 await asyncio.sleep(WATCH_SECONDS)
 

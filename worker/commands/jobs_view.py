@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.commands.table import ENDED, PHASES, describe
+from worker.jobs.text import visible
 
 Row = Mapping[str, Any]
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
@@ -25,7 +26,7 @@ _PLAN = (
 
 def as_line(row: Row) -> str:
     """Return the job's state, or why the request was refused."""
-    return f"refused: {row['refused']}" if "refused" in row else describe(row)
+    return visible(f"refused: {row['refused']}") if "refused" in row else describe(row)
 
 
 def table_view(rows: Sequence[Row], *, width: int) -> RenderableType:
@@ -62,7 +63,9 @@ def _what(row: Row) -> str:
             row.get("phase_detail"),
         ]
     cost = money(row["cost_usd"])
-    return ", ".join([str(part) for part in parts if part] + ([f"${cost}"] if cost else []))
+    return visible(
+        ", ".join([str(part) for part in parts if part] + ([f"${cost}"] if cost else []))
+    )
 
 
 def job_lines(found: Mapping[str, Any]) -> Iterator[Text]:
@@ -117,13 +120,14 @@ def _event(row: Row, runs: set[tuple[int, str | None]]) -> Text:
     detail = dict(row["detail"] or {})
     if (row["attempt"], detail.get("runpod_job_id")) in runs:
         detail.pop("runpod_job_id", None)
-    facts = ", ".join(f"{name} {value}" for name, value in detail.items())
+    facts = visible(", ".join(f"{name} {value}" for name, value in detail.items()))
     where = f"{row['try_number']}.{row['attempt']}"
     return Text(f"{instant(row['at'])}  {where:<5} {row['event']:<22} {facts}".rstrip())
 
 
 def _pair(name: str, value: str, style: str = "") -> Text:
-    return Text.assemble((f"{name:<15}", "bold"), (value, style))
+    # Rows hold texts of people and of RunPod: none may steer the terminal.
+    return Text.assemble((f"{name:<15}", "bold"), (visible(value), style))
 
 
 def instant(text: str) -> str:

@@ -22,6 +22,7 @@ from worker.jobs.errors import (
     StoreUnavailable,
     WorkerError,
 )
+from worker.jobs.text import visible
 
 FAILED = 1
 REFUSED = 2
@@ -68,7 +69,7 @@ def print_lines(lines: Sequence[Text | str]) -> None:
     """Print lines without wrapping, so that long values can be copied."""
     console = Console(highlight=False, markup=False, emoji=False)
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(line if isinstance(line, Text) else visible(line), soft_wrap=True)
 
 
 @contextmanager
@@ -89,9 +90,10 @@ def refusals(as_json: bool) -> Iterator[None]:
 
 def _print_error(error: WorkerError) -> None:
     if isinstance(error, ProblemsFound) and len(error.problems) > 1:
-        typer.echo("\n  ".join([f"{error.code}:", *error.problems]), err=True)
+        problems = [visible(problem) for problem in error.problems]
+        typer.echo("\n  ".join([f"{error.code}:", *problems]), err=True)
         return
-    typer.echo(f"{error.code}: {error.message}", err=True)
+    typer.echo(f"{error.code}: {visible(error.message)}", err=True)
     if isinstance(error, StoreUnavailable):
         typer.echo("Run `python -m worker doctor --only supabase` to find the cause.", err=True)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from worker.jobs.job import JobStatus
+from worker.jobs.text import visible
 from worker.media.storage import StorageApi
 from worker.settings import Settings
 from worker.supabase.jobs_table import JobsTable
@@ -49,7 +50,7 @@ def describe(row: Mapping[str, Any]) -> str:
         parts.append(f"place {row['queue_position']}")
     if row.get("phase_detail"):
         parts.append(str(row["phase_detail"]))
-    return " · ".join(parts)
+    return visible(" · ".join(parts))
 
 
 class Follower:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ssl
 import uuid
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
 from worker.doctor.context import Context, error_of
 from worker.doctor.result import Result, fail, ok, warn
+from worker.runtime.network import why
 
 # A PNG of one pixel: the bucket may accept only media.
-_PIXEL = bytes.fromhex(
+PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000100000001080600000"
     "01f15c4890000000d49444154789c6360000002000001e221bc330000000049454e44ae426082"
 )
+# A prepared image of 1920x1920 has up to 11 MB, a minute of prepared sound up to 12 MB.
+_PREPARED_BYTES = 20 * 1024 * 1024
 _ORIGIN = "https://app.example.com"
 
 
@@ -34,6 +40,12 @@ async def check_input_buckets(context: Context) -> Result:
                 f"The bucket {bucket} is public: anyone with a URL can download users' files.",
                 f"Make {bucket} private in the dashboard; the worker uses its service key.",
             )
+        sizes = {
+            "an image": context.settings.max_image_bytes,
+            "a recording": context.settings.max_audio_bytes,
+        }
+        if problem := _limits(name, bucket, answer.json(), sizes):
+            return problem
     return ok(name, f"{', '.join(buckets)}: found, private.")
 
 
@@ -46,10 +58,12 @@ async def check_media_bucket(context: Context) -> Result:
     about = await context.supabase("GET", f"/storage/v1/bucket/{quote(bucket, safe='')}")
     if missing := _missing(name, about, bucket, "MEDIA_BUCKET"):
         return missing
+    if problem := _limits(name, bucket, about.json(), {"a prepared input": _PREPARED_BYTES}):
+        return problem
     path = f"doctor/{uuid.uuid4()}.png"
     url_path = f"/storage/v1/object/{quote(bucket, safe='')}/{path}"
     put = await context.supabase(
-        "POST", url_path, content=_PIXEL, headers={"Content-Type": "image/png"}
+        "POST", url_path, content=PIXEL, headers={"Content-Type": "image/png"}
     )
     if put.status_code != 200:
         return fail(
@@ -61,8 +75,8 @@ async def check_media_bucket(context: Context) -> Result:
     gone = await context.supabase(
         "DELETE", f"/storage/v1/object/{quote(bucket, safe='')}", json={"prefixes": [path]}
     )
-    if got.content != _PIXEL or gone.status_code != 200:
-        what = "read back" if got.content != _PIXEL else "deleted"
+    if got.content != PIXEL or gone.status_code != 200:
+        what = "read back" if got.content != PIXEL else "deleted"
         return fail(
             name,
             f"An object in {bucket} could not be {what}.",
@@ -88,6 +102,31 @@ def _missing(name: str, answer: httpx.Response, bucket: str, setting: str) -> Re
     )
 
 
+def _limits(
+    name: str, bucket: str, about: Mapping[str, Any], sizes: Mapping[str, int]
+) -> Result | None:
+    """Judge the bucket's own limits against the sizes in bytes that the worker needs or permits.
+
+    Less than a tenth of the smallest refuses ordinary files. A bucket may be meant for images alone
+    or for sound alone, so only the smallest size is asked for.
+    """
+    limit = about.get("file_size_limit")
+    if not isinstance(limit, int):
+        return None
+    what, size = min(sizes.items(), key=lambda item: item[1])
+    if limit >= size:
+        return None
+    message = (
+        f"The bucket {bucket} refuses files above {_size(limit)}; {what} may have {_size(size)}."
+    )
+    fix = f"Raise the file size limit of {bucket} in the dashboard (Storage > Edit bucket)."
+    return (fail if limit < size // 10 else warn)(name, message, fix)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024 / 1024:.0f} MiB" if count >= 1024 * 1024 else f"{count} bytes"
+
+
 async def check_results(context: Context) -> Result:
     """Check that browsers can play the latest video."""
     name = "storage.results"
@@ -108,10 +147,10 @@ async def check_results(context: Context) -> Result:
             "GET", url, headers=headers, follow_redirects=True
         ) as response:
             return _judge(name, url, response)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
         return fail(
             name,
-            f"The latest video cannot be downloaded ({type(error).__name__}).",
+            f"The latest video cannot be downloaded: {why(error)}.",
             "Check the result bucket's public URL in the endpoint's environment variables.",
         )
 

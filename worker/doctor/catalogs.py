@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from worker.doctor.context import MIGRATE, Context
-from worker.doctor.result import Result, fail, ok, warn
+from worker.doctor.result import Result, fail, ok, skipped, warn
 from worker.runtime.data_files import data_file
+from worker.runtime.migrations import other_schema
 
 Found = Mapping[str, Any]
+_PRINTING = re.compile(r"[()\s]")
 
 
 @cache
@@ -50,7 +53,12 @@ async def check_clock(context: Context) -> Result:
 async def check_migrations(context: Context) -> Result:
     """Check that every file of sql/migrations was applied."""
     name = "supabase.migrations"
-    done = set((await context.catalog()).found["migrations"])
+    recorded = (await context.catalog()).found["migrations"]
+    # Before there were hashes it was a list of names.
+    if problem := other_schema(recorded if isinstance(recorded, Mapping) else None):
+        message, _, fix = problem.partition(". ")
+        return fail(name, f"{message}.", fix)
+    done = set(recorded)
     wanted = set(expected()["migrations"])
     if missing := sorted(wanted - done):
         return fail(
@@ -65,6 +73,16 @@ async def check_migrations(context: Context) -> Result:
             "Deploy the worker version that contains these migrations.",
         )
     return ok(name, f"All {len(wanted)} are applied.")
+
+
+def same(one: str | None, other: str) -> bool:
+    """Compare definitions; parentheses and spaces are how a version of Postgres prints them."""
+    return one is not None and _PRINTING.sub("", one) == _PRINTING.sub("", other)
+
+
+async def is_newer(context: Context) -> bool:
+    """Return whether the database has later migrations: then only they know its definitions."""
+    return bool(set((await context.catalog()).found["migrations"]) - set(expected()["migrations"]))
 
 
 async def check_tables(context: Context) -> Result:
@@ -87,7 +105,29 @@ async def check_tables(context: Context) -> Result:
             f"Missing, or of another type: {', '.join(missing)}.",
             f"Compare with sql/schema.sql and run: {'; '.join(statements[:3])};",
         )
-    return ok(name, "All tables and columns exist.")
+    if not await is_newer(context) and (repairs := list(_column_repairs(found))):
+        return fail(
+            name,
+            f"Another default or NOT NULL: {', '.join(column for column, _ in repairs)}.",
+            f"Run in the SQL editor: {'; '.join(statement for _, statement in repairs[:3])};",
+        )
+    return ok(name, "All tables and columns are as the migrations created them.")
+
+
+def _column_repairs(found: Found) -> Iterator[tuple[str, str]]:
+    """Yield the columns whose default or NOT NULL differs, with the statement that repairs it."""
+    for table, wanted in expected()["tables"].items():
+        have = found[table]
+        if have.get("partitioned"):  # an operator's own, as docs/scaling.md describes
+            continue
+        alter = f"alter table public.{table} alter column"
+        for column, default in wanted["defaults"].items():
+            if not same(have.get("defaults", {}).get(column), default):
+                yield f"{table}.{column}", f"{alter} {column} set default {default}"
+        for column in sorted(set(wanted["not_null"]) - set(have.get("not_null", ()))):
+            yield f"{table}.{column}", f"{alter} {column} set not null"
+        for column in sorted(set(have.get("not_null", ())) - set(wanted["not_null"])):
+            yield f"{table}.{column}", f"{alter} {column} drop not null"
 
 
 async def check_functions(context: Context) -> Result:
@@ -112,7 +152,17 @@ async def check_functions(context: Context) -> Result:
                 f"{' and '.join(lacking)} may not execute {function}.",
                 fix_with(f"grant execute on function public.{function} to {', '.join(lacking)}"),
             )
-    return ok(name, f"All {len(wanted)} exist, and only the right roles may execute them.")
+    bodies = (await context.catalog()).found.get("bodies", {})
+    changed = sorted(
+        function for function, body in expected()["bodies"].items() if bodies.get(function) != body
+    )
+    if changed and not await is_newer(context):
+        return fail(
+            name,
+            f"Changed since the migrations created it: {', '.join(changed)}.",
+            fix_with(),
+        )
+    return ok(name, f"All {len(wanted)} are as created, and only the right roles may execute them.")
 
 
 async def check_rls(context: Context) -> Result:
@@ -120,7 +170,9 @@ async def check_rls(context: Context) -> Result:
     name = "supabase.rls"
     found = (await context.catalog()).found["tables"]
     for table, wanted in expected()["tables"].items():
-        have = found.get(table, {"rls": False, "policies": {}})
+        if table not in found:
+            return skipped(name, "supabase.tables")
+        have = found[table]
         if not have["rls"]:
             return fail(
                 name,
@@ -128,7 +180,7 @@ async def check_rls(context: Context) -> Result:
                 fix_with(f"alter table public.{table} enable row level security"),
             )
         for policy, what in wanted["policies"].items():
-            if have["policies"].get(policy) != what:
+            if not same(have["policies"].get(policy), what):
                 return fail(
                     name, f"The policy “{policy}” of {table} is missing or changed.", fix_with()
                 )
@@ -146,13 +198,20 @@ async def check_triggers(context: Context) -> Result:
     name = "supabase.triggers"
     found = (await context.catalog()).found["tables"]
     for table, wanted in expected()["tables"].items():
-        have = found.get(table, {}).get("triggers", [])
+        if table not in found:
+            return skipped(name, "supabase.tables")
+        have = found[table]["triggers"]
         if missing := sorted(set(wanted["triggers"]) - set(have)):
             return fail(
                 name,
                 f"Missing or disabled on {table}: {', '.join(missing)}.",
                 fix_with(),
             )
+        changed = sorted(
+            trigger for trigger, what in wanted["triggers"].items() if not same(have[trigger], what)
+        )
+        if changed and not await is_newer(context):
+            return fail(name, f"Changed on {table}: {', '.join(changed)}.", fix_with())
     return ok(name, "All exist and are enabled.")
 
 
@@ -160,6 +219,8 @@ async def check_publication(context: Context) -> Result:
     """Check that Realtime publishes the table."""
     name = "supabase.publication"
     found = (await context.catalog()).found
+    if "video_jobs" not in found["tables"]:
+        return skipped(name, "supabase.tables")
     if not found["published"]:
         return fail(
             name,
@@ -180,8 +241,10 @@ async def check_publication(context: Context) -> Result:
 async def check_replica_identity(context: Context) -> Result:
     """Check what Postgres logs of a row's old version."""
     name = "supabase.replica_identity"
-    table = (await context.catalog()).found["tables"].get("video_jobs", {})
-    identity = table.get("replica_identity")
+    table = (await context.catalog()).found["tables"].get("video_jobs")
+    if table is None:
+        return skipped(name, "supabase.tables")
+    identity = table["replica_identity"]
     fix = fix_with("alter table public.video_jobs replica identity default")
     if identity == "nothing":
         return fail(name, "It is NOTHING: Postgres refuses every update of video_jobs.", fix)

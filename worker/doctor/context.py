@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from worker.jobs.text import one_line
+from worker.runtime.network import why
 from worker.settings import Settings
 
 MIGRATE = "run `python -m worker migrate --again` with DATABASE_URL set"
@@ -56,9 +59,9 @@ class Context:
         url = f"{self.settings.supabase_url}{path}"
         try:
             return await self.http.request(method, url, headers=headers, **more)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:
             raise CannotCheck(
-                f"{self.settings.supabase_url} does not answer ({type(error).__name__}).",
+                f"{self.settings.supabase_url} does not answer: {why(error)}.",
                 "Check SUPABASE_URL, and in the dashboard that the project is not paused.",
             ) from error
 
@@ -96,7 +99,9 @@ def error_of(answer: httpx.Response) -> tuple[str, str]:
         return "", ""
     if not isinstance(body, dict):
         return "", ""
-    return str(body.get("code") or ""), str(body.get("message") or body.get("error") or "")[:200]
+    names = ("message", "msg", "error_description", "error")
+    said = next((str(body[name]) for name in names if body.get(name)), "")
+    return str(body.get("code") or ""), one_line(said, limit=200).rstrip(".")
 
 
 def _cannot_check(answer: httpx.Response, url: str) -> CannotCheck:
@@ -128,7 +133,8 @@ def _cannot_check(answer: httpx.Response, url: str) -> CannotCheck:
             f"Supabase answered HTTP {status}{f': {message}' if message else ''}.",
             "Check in the dashboard whether the project is paused, restarting or out of resources.",
         )
+    words = ": ".join(part for part in (code, message) if part)
     return CannotCheck(
-        f"Supabase answered HTTP {status} {code}: {message}.",
+        f"Supabase answered HTTP {status}{f' ({words})' if words else ''}.",
         "Run `python -m worker migrate --again`. If that does not help, read Supabase's logs.",
     )

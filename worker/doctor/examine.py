@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
 
-from worker.doctor import buckets, catalogs, endpoint, grants, hook, keys, local, realtime
+from worker.doctor import (
+    browser,
+    buckets,
+    catalogs,
+    definitions,
+    endpoint,
+    grants,
+    hook,
+    keys,
+    local,
+    realtime,
+)
 from worker.doctor.context import CannotCheck, Context
-from worker.doctor.result import Result, fail, warn
+from worker.doctor.result import Result, fail, skipped
+from worker.runtime.network import why
 
 _SUPABASE = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY")
 _RUNPOD = ("RUNPOD_API_KEY", "RUNPOD_ENDPOINT_ID", "RUNPOD_ENDPOINT_URL")
 SECONDS = 20.0
 REACHABLE = "supabase.reachable"
+_AFTER = (REACHABLE,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check; it is skipped while one of the settings that it `needs` is invalid."""
+    """One check.
+
+    It is skipped while one of the settings that it `needs` is invalid, and if one of the checks
+    that it comes `after` has failed.
+    """
 
     name: str
     run: Callable[[Context], Awaitable[Result | list[Result]]]
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     seconds: float = SECONDS
 
 
@@ -38,56 +57,87 @@ CHECKS = (
     Check(name="supabase.clock", run=catalogs.check_clock, needs=_SUPABASE),
     Check(name="supabase.migrations", run=catalogs.check_migrations, needs=_SUPABASE),
     Check(name="supabase.tables", run=catalogs.check_tables, needs=_SUPABASE),
+    Check(name="supabase.constraints", run=definitions.check_constraints, needs=_SUPABASE),
     Check(name="supabase.functions", run=catalogs.check_functions, needs=_SUPABASE),
     Check(name="supabase.grants", run=grants.check_grants, needs=_SUPABASE),
     Check(name="supabase.rls", run=catalogs.check_rls, needs=_SUPABASE),
     Check(name="supabase.triggers", run=catalogs.check_triggers, needs=_SUPABASE),
     Check(name="supabase.publication", run=catalogs.check_publication, needs=_SUPABASE),
     Check(name="supabase.replica_identity", run=catalogs.check_replica_identity, needs=_SUPABASE),
-    Check(name="supabase.realtime", run=realtime.check_realtime, needs=_SUPABASE, seconds=40.0),
-    Check(name="storage.inputs", run=buckets.check_input_buckets, needs=_SUPABASE),
-    Check(name="storage.prepared", run=buckets.check_media_bucket, needs=_SUPABASE),
-    Check(name="storage.results", run=buckets.check_results, needs=_SUPABASE),
+    Check(
+        name="supabase.realtime",
+        run=realtime.check_realtime,
+        needs=_SUPABASE,
+        after=(REACHABLE, "supabase.publication"),
+        seconds=40.0,
+    ),
+    Check(name="storage.policies", run=definitions.check_policies, needs=_SUPABASE),
+    Check(name="storage.inputs", run=buckets.check_input_buckets, needs=_SUPABASE, after=_AFTER),
+    Check(name="storage.prepared", run=buckets.check_media_bucket, needs=_SUPABASE, after=_AFTER),
+    Check(name="storage.results", run=buckets.check_results, needs=_SUPABASE, after=_AFTER),
     Check(name="runpod.endpoint", run=endpoint.check_endpoint, needs=_RUNPOD, seconds=75.0),
     Check(name="webhook", run=hook.check_webhook, needs=("PUBLIC_URL", "WEBHOOK_SECRET")),
 )
 
+# Only with --browser: it creates a user.
+BROWSER = Check(
+    name=browser.NAME,
+    run=browser.check_browser,
+    needs=_SUPABASE,
+    after=(REACHABLE, "supabase.grants", "storage.policies", "storage.inputs"),
+    seconds=60.0,
+)
+
 
 async def examine(
-    context: Context, checks: Sequence[Check] = CHECKS, *, settings: bool = True
+    context: Context,
+    checks: Sequence[Check] = CHECKS,
+    *,
+    settings: bool = True,
+    report: Callable[[Result], None] = lambda _result: None,
 ) -> list[Result]:
     """Return all results, in the order of the checks; problems are results, never exceptions.
 
-    Without `settings`, report only those settings that one of the checks needs.
+    `report` gets each result as soon as it is there. Without `settings`, report only those settings
+    that one of the checks needs.
     """
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(_run(check, context)) for check in checks]
     needed = {name for check in checks for name in check.needs}
     wrong = {
         name: problem for name, problem in context.problems.items() if settings or name in needed
     }
     results = local.judge_settings(wrong) if settings or wrong else []
-    for task in running:
-        results += task.result()
-    return _without_consequences(results)
+    for result in results:
+        report(result)
+    running: dict[str, asyncio.Task[list[Result]]] = {}
+
+    async def made(check: Check) -> list[Result]:
+        first = await _failed_before(check, running)
+        found = [skipped(check.name, first)] if first else await _run(check, context, checks)
+        for result in found:
+            report(result)
+        return found
+
+    async with asyncio.TaskGroup() as tasks:
+        for check in checks:
+            running[check.name] = tasks.create_task(made(check))
+    return results + [result for task in running.values() for result in task.result()]
 
 
-def _without_consequences(results: list[Result]) -> list[Result]:
-    """If Supabase does not answer, report the checks that need it as not checked."""
-    if not any(result.name == REACHABLE and result.level == "fail" for result in results):
-        return results
-    return [
-        warn(result.name, "Not checked.", f"Fix {REACHABLE} first.")
-        if result.name.startswith(("supabase.realtime", "storage.")) and result.level != "ok"
-        else result
-        for result in results
-    ]
+async def _failed_before(
+    check: Check, running: Mapping[str, asyncio.Task[list[Result]]]
+) -> str | None:
+    """Return the first failed check of those that this one comes after, if they are made at all."""
+    for name in check.after:
+        for result in await running[name] if name in running else ():
+            if result.level == "fail" or result.skipped:
+                return result.waits_for or name
+    return None
 
 
-async def _run(check: Check, context: Context) -> list[Result]:
+async def _run(check: Check, context: Context, checks: Sequence[Check]) -> list[Result]:
     wrong = [name for name in check.needs if name in context.problems]
     if wrong:
-        return [warn(check.name, "Not checked.", f"Fix {wrong[0]} first.")]
+        return [skipped(check.name, wrong[0])]
     try:
         async with asyncio.timeout(check.seconds):
             found = await check.run(context)
@@ -100,8 +150,11 @@ async def _run(check: Check, context: Context) -> list[Result]:
             )
         ]
     except CannotCheck as problem:
-        return [_not_checked(check, problem)]
-    except (ArithmeticError, LookupError, TypeError, ValueError, httpx.HTTPError) as error:
+        return [_not_checked(check, problem, checks)]
+    except (ssl.SSLError, httpx.HTTPError) as error:
+        fix = "Check the URL in the settings, and this machine's network."
+        return [fail(check.name, f"The connection failed: {why(error)}.", fix)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         return [
             fail(
                 check.name,
@@ -112,8 +165,8 @@ async def _run(check: Check, context: Context) -> list[Result]:
     return found if isinstance(found, list) else [found]
 
 
-def _not_checked(check: Check, problem: CannotCheck) -> Result:
+def _not_checked(check: Check, problem: CannotCheck, checks: Sequence[Check]) -> Result:
     """Report the cause once; the other checks that it stops are just not checked."""
-    if check.name in (REACHABLE, "storage.inputs", "storage.prepared"):
-        return fail(check.name, problem.message, problem.fix)
-    return warn(check.name, "Not checked.", f"Fix {REACHABLE} first.")
+    if check.name != REACHABLE and any(other.name == REACHABLE for other in checks):
+        return skipped(check.name, REACHABLE)
+    return fail(check.name, problem.message, problem.fix)

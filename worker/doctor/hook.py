@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import time
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ import httpx
 
 from worker.doctor.context import Context
 from worker.doctor.result import Result, fail, ok, warn
+from worker.runtime.network import why
 from worker.web import webhook_url
 
 NAME = "webhook"
@@ -35,13 +37,13 @@ async def check_webhook(context: Context) -> Result:
     except httpx.ConnectError as error:
         return fail(
             NAME,
-            f"Cannot connect to {base} ({_reason(error)}).",
+            f"Cannot connect to {base} ({why(error)}).",
             "Deploy and start the worker, then check PUBLIC_URL, its DNS name and certificate.",
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ssl.SSLError) as error:
         return fail(
             NAME,
-            f"{base} does not answer ({type(error).__name__}).",
+            f"{base} does not answer: {why(error)}.",
             "Check that PUBLIC_URL leads to the worker's port and that no firewall blocks it.",
         )
     took = (time.monotonic() - began) / 2
@@ -146,12 +148,3 @@ def _private(host: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         return False
-
-
-def _reason(error: httpx.ConnectError) -> str:
-    text = str(error).lower()
-    if "certificate" in text or "ssl" in text:
-        return "its certificate is not valid"
-    if "name" in text or "getaddrinfo" in text or "nodename" in text:
-        return "its name cannot be resolved"
-    return "nothing listens there"

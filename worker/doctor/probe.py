@@ -37,6 +37,7 @@ from worker.reconcile.poller import Poller
 from worker.reconcile.tracker import RunTracker
 from worker.runpod.api import RunPodApi
 from worker.runtime.clock import Environment
+from worker.runtime.network import why
 from worker.runtime.readiness import Readiness
 from worker.workflow.request import build_body
 
@@ -244,7 +245,7 @@ async def _judge(context: Context, update: SubmissionUpdate | None) -> Result:
             reason = (
                 f"HTTP {error.response.status_code}"
                 if isinstance(error, httpx.HTTPStatusError)
-                else type(error).__name__
+                else why(error)
             )
             return fail(
                 NAME,

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from worker.jobs.job import Submission
+from worker.jobs.text import visible_values
 
 FREE = frozenset({"queued", "completed", "failed", "cancelled"})
 Values = Mapping[str, Any]
@@ -24,10 +25,10 @@ class SubmissionChange:
     instants: Instants = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form that write_video_job_changes_v1 reads."""
+        """Return the form that write_video_job_changes_v1 reads; texts are visible()."""
         return {
             "attempt": self.attempt,
-            "set": dict(self.values),
+            "set": visible_values(self.values),
             "instants": dict(self.instants),
         }
 
@@ -49,12 +50,12 @@ class Change:
         return not (self.job or self.job_instants or self.submissions)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the form that write_video_job_changes_v1 reads."""
+        """Return the form that write_video_job_changes_v1 reads; texts are visible()."""
         return {
             "job_id": self.job_id,
             "revision": self.revision,
             "states": dict(self.states),
-            "job": dict(self.job),
+            "job": visible_values(self.job),
             "job_instants": dict(self.job_instants),
             "submissions": [change.as_json() for change in self.submissions],
         }

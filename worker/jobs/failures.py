@@ -174,7 +174,7 @@ def _from_code(code: str, *, resend: bool) -> Failure:
 
 
 def _unknown(reason: str) -> str:
-    words = one_line(_without_traceback(reason.rpartition("未知错误:")[2]), limit=300)
+    words = one_line(without_traceback(reason.rpartition("未知错误:")[2]), limit=300)
     if not words:
         return "The run failed on the GPU worker, which gave no reason. The operator reads its log."
     if _OTHER_SCRIPT.search(words):
@@ -186,8 +186,8 @@ def _unknown(reason: str) -> str:
     return f"The run failed on the GPU worker: {words}{end} The operator reads the endpoint's log."
 
 
-def _without_traceback(text: str) -> str:
-    """What a Python traceback says in its last line, or what stands before one that was cut."""
+def without_traceback(text: str) -> str:
+    """Return what a Python traceback says in its last line, or what stands before a cut one."""
     before, found, after = text.partition("Traceback (most recent call last)")
     if not found:
         return text

@@ -21,6 +21,7 @@ from worker.media.addresses import (
     show,
 )
 from worker.media.first_look import Kind
+from worker.runtime.network import why
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})
@@ -111,7 +112,8 @@ class Fetcher:
                 f"{kind}_unreachable", f"The certificate of {target.shown} is not valid."
             ) from failure
         raise InputUnavailable(
-            f"{kind}_unreachable", f"The connection to {target.shown} failed."
+            f"{kind}_unreachable",
+            f"The connection to {target.shown} failed: {why(failure or OSError())}.",
         ) from failure
 
     async def _hop(

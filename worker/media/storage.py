@@ -17,6 +17,7 @@ import httpx
 from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable
 from worker.media.fetch import copy_body, retry_after
 from worker.media.first_look import Kind
+from worker.runtime.network import why
 
 SCHEME = "storage://"
 # The characters that Supabase Storage accepts in an object's name.
@@ -190,7 +191,7 @@ class StorageApi:
                 method, f"{self._base}/{path}", headers=headers, **kwargs
             )
         except (httpx.TransportError, ssl.SSLError) as error:
-            raise StoreUnavailable("Supabase Storage does not answer.") from error
+            raise StoreUnavailable(f"Supabase Storage does not answer: {why(error)}.") from error
         if response.status_code >= 500 or response.status_code == 429:
             raise StoreUnavailable(
                 f"Supabase Storage answered {response.status_code}.",

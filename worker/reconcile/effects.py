@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from worker.jobs.change import Decision, Kind
+from worker.jobs.change import Decision, Kind, SubmissionChange
 from worker.jobs.errors import (
     OperatorFault,
     RunGone,
@@ -15,7 +15,10 @@ from worker.jobs.errors import (
     StoreUnavailable,
     TransientError,
 )
+from worker.jobs.failures import without_traceback
 from worker.jobs.job import Case, Submission
+from worker.jobs.run import reason_of
+from worker.jobs.text import one_line
 from worker.ports import Media, RunPod
 from worker.reconcile.not_accepted import NotAcceptedDetector
 from worker.reconcile.poller import ROUND_SECONDS
@@ -24,6 +27,7 @@ from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 
+_FAILED = ("failed", "lost", "expired")
 _QUIET = (Kind.UNCHANGED, Kind.LEFT_TO_CLAIM, Kind.WAITING_GPU, Kind.RUNNING, Kind.CONFIRMING)
 
 
@@ -98,6 +102,9 @@ class EffectRunner:
 def log_outcome(case: Case, decision: Decision) -> None:
     """Log and count what became of the job."""
     changes = decision.change.submissions
+    for change in changes:
+        if change.values.get("state") in _FAILED:
+            _log_failed_run(case, change)
     sub = case.submission(changes[-1].attempt) if changes else None
     about = {
         "job_id": case.job_id,
@@ -109,3 +116,19 @@ def log_outcome(case: Case, decision: Decision) -> None:
         log.info("job.ended", **about, status=decision.kind.value, code=decision.code)
     elif decision.kind not in _QUIET:
         log.info("job.changed", **about, outcome=decision.kind.value)
+
+
+def _log_failed_run(case: Case, change: SubmissionChange) -> None:
+    """Log a run that made no video, with what RunPod said of it."""
+    before = case.submission(change.attempt)
+    values = change.values
+    reason = without_traceback(reason_of(values.get("raw_error")))
+    reason = reason or values.get("error_message") or "no reason given"
+    log.warning(
+        "run.failed",
+        job_id=case.job_id,
+        attempt=change.attempt,
+        run_id=values.get("runpod_job_id") or (before.runpod_job_id if before else None),
+        code=values.get("error_code"),
+        reason=one_line(str(reason), limit=500),
+    )

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from worker.jobs.text import one_line
+from worker.runtime.network import why
 
 HTTP_OK = 200
 # A /status body repeats the request, which may have 10 MB.
@@ -85,12 +86,12 @@ async def exchange(
                     whole = False
                     break
     except _NEVER_SENT as error:
-        raise NotSent(type(error).__name__) from error
+        raise NotSent(why(error)) from error
     # A TLS alert after the handshake is raised as a bare OSError.
     except (httpx.HTTPError, httpx.StreamError, OSError) as error:
         # A status counts even when the body behind it breaks off: a 400 is a refusal.
         if status is None:
-            raise Broken(type(error).__name__) from error
+            raise Broken(why(error)) from error
         whole = False
     return Answer(status=status, retry_in=retry_in, body=bytes(body), whole=whole)
 

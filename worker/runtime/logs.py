@@ -17,7 +17,7 @@ _SECRET_KEYS = re.compile(
     re.IGNORECASE,
 )
 _HARMLESS_KEYS = frozenset({"idempotency_key", "loop", "keys"})
-# What core/text.py leaves, as errors are shown to people there: other schemes than http, and
+# What jobs/text.py leaves, as errors are shown to people there: other schemes than http, and
 # RunPod's requests, whose `input` holds a whole workflow with people's prompts and addresses.
 _CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@\"']+@", re.IGNORECASE)
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]+)\?[^\s\"'<>]+", re.IGNORECASE)
@@ -39,10 +39,14 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         # The longest first: one secret may begin with another.
-        self._secrets = sorted({one for one in secrets if len(one) >= 8}, key=len, reverse=True)
+        self._secrets = sorted({text for text in secrets if len(text) >= 8}, key=len, reverse=True)
 
-    def text(self, text: str, *, limit: int = _LIMIT) -> str:
-        """The text without keys, tokens, signed query strings and webhook signatures."""
+    def text(self, text: str, *, limit: int = _LIMIT, lines: bool = False) -> str:
+        """Return the text without keys, tokens, signed query strings, and control characters.
+
+        Only with `lines` it keeps its line breaks: a line of the log must begin with our own words.
+        """
+        text = texts.visible(text, lines=lines)
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
         text = texts.redact(text, limit=10 * _TRACEBACK_LIMIT)
@@ -50,17 +54,20 @@ class Redactor:
         text = _INPUT.sub(r"\1[left out]", _OLD_RUNPOD_KEY.sub("[key]", text))
         if len(text) <= limit:
             return text
-        return f"{text[: limit // 2]}\n[…]\n{text[-limit // 2 :]}"
+        gap = "\n[…]\n" if lines else " […] "
+        return f"{text[: limit // 2]}{gap}{text[-limit // 2 :]}"
 
     def value(self, value: object, depth: int = 0) -> object:
-        """The same for anything that may be logged; whole inputs and bodies are left out."""
+        """Do the same for anything that may be logged; leave out whole inputs and bodies."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
             if depth > 4:
                 return "[…]"
             return {
-                str(name): "[left out]" if _is_secret(str(name)) else self.value(inner, depth + 1)
+                self.text(str(name)): "[left out]"
+                if _is_secret(str(name))
+                else self.value(inner, depth + 1)
                 for name, inner in value.items()
             }
         if isinstance(value, list | tuple | set | frozenset):
@@ -72,12 +79,12 @@ class Redactor:
     def __call__(
         self, _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
-        """structlog's processor; other libraries' messages come as `event`."""
+        """Clean one event of the log; other libraries' messages arrive as `event`."""
         for name, value in list(event.items()):
             if name in _OWN or name.startswith("_"):
                 continue
             if name in _TRACEBACKS:
-                event[name] = self.text(str(value), limit=_TRACEBACK_LIMIT)
+                event[name] = self.text(str(value), limit=_TRACEBACK_LIMIT, lines=True)
             else:
                 event[name] = "[left out]" if _is_secret(name) else self.value(value)
         return event

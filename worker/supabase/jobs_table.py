@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from postgrest import APIError
 from supabase import AsyncClient
 
 from worker.jobs.errors import StoreUnavailable
+from worker.runtime.network import why
 from worker.supabase.store import translated
 
 TABLE = "video_jobs"
@@ -92,5 +94,5 @@ class JobsTable:
             return (await query.execute()).data
         except APIError as error:
             raise translated(error) from error
-        except httpx.HTTPError as error:
-            raise StoreUnavailable(f"Supabase does not answer ({type(error).__name__}).") from error
+        except (httpx.HTTPError, ssl.SSLError) as error:
+            raise StoreUnavailable(f"Supabase does not answer: {why(error)}.") from error

@@ -7,6 +7,8 @@ import logging
 
 from websockets.exceptions import InvalidStatus
 
+from worker.runtime.network import why
+
 
 def quiet_library_logs() -> None:
     """Silence the client libraries: they print rows that they cannot parse, and keys at DEBUG."""
@@ -30,4 +32,6 @@ def describe(error: BaseException) -> str:
         text = str(parsed.get("message") or parsed.get("reason") or "no reason given")
         # "InvalidJWTToken: Token ..." looks like a secret and would be redacted.
         return f"Realtime says: {text.replace(': ', ' - ')}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, OSError) or not text:
+        return why(error)
+    return f"{type(error).__name__}: {text}"

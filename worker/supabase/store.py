@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import httpx
@@ -14,8 +16,10 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from worker.jobs.change import Change
 from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.jobs.job import Case, Job
+from worker.jobs.text import one_line, visible_values
 from worker.jobs.waiting import UserLimits
 from worker.ports import ClaimLimits, NewSubmission, NotBegun, Written
+from worker.runtime.network import why
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +94,7 @@ class SupabaseStore:
             p_ttl_seconds=submission.ttl_seconds,
             p_template_hash=submission.template_hash,
             p_plan=dict(submission.plan),
-            p_columns=dict(submission.columns),
+            p_columns=visible_values(submission.columns),
             p_input_objects=list(submission.input_objects),
         )
         if not rows:
@@ -178,7 +182,7 @@ class SupabaseStore:
             raise translated(error) from error
         # httpx lets through a TLS error that comes after the handshake.
         except (httpx.HTTPError, ssl.SSLError) as error:
-            raise StoreUnavailable(f"Supabase does not answer ({type(error).__name__}).") from error
+            raise StoreUnavailable(f"Supabase does not answer: {why(error)}.") from error
         return answer.data
 
 
@@ -200,8 +204,9 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> list[Case]:
 
 def translated(error: APIError) -> StoreRefused | StoreUnavailable:
     """Ours for PostgREST's: what the data is refused for, or that Supabase cannot be used now."""
-    code = str(error.code or "")
-    said = " ".join(str(error.message or "").split())[:300]
+    status, words = _refused_with()
+    code = str(error.code or "") or (f"HTTP {status}" if status else "")
+    said = one_line(str(error.message or words or "no reason given"), limit=300).rstrip(".")
     if code.startswith(_REFUSALS):
         return StoreRefused(f"{said} ({code})")
     if code in ("PGRST202", "42883", "42P01", "PGRST205"):
@@ -210,7 +215,7 @@ def translated(error: APIError) -> StoreRefused | StoreUnavailable:
     # The platform refuses a key before PostgREST sees it, and then without a code.
     if code in keys or said.startswith(("Invalid API key", "No API key")):
         said = f"The service key is not accepted; check SUPABASE_SERVICE_ROLE_KEY. {said}"
-    return StoreUnavailable(f"Supabase answered {code or 'an error'}: {said}")
+    return StoreUnavailable(f"Supabase answered {code or 'an error'}: {said}.")
 
 
 async def connect(
@@ -219,4 +224,30 @@ async def connect(
     """The official client over our own httpx client (whose timeouts and limits then hold)."""
     options = AsyncClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
     options.headers.update(headers or {})
+    http.event_hooks["response"].append(_note_refusal)
     return await acreate_client(url, key, options)
+
+
+# The client's error has no status, and no words but those of PostgREST's own form. The hook runs in
+# the task of the request, so the last refusal that a task sees is its own.
+_LAST_REFUSAL: ContextVar[httpx.Response | None] = ContextVar("last_refusal", default=None)
+
+
+async def _note_refusal(response: httpx.Response) -> None:
+    _LAST_REFUSAL.set(response if response.is_error else None)
+
+
+def _refused_with() -> tuple[int | None, str]:
+    """Return status and words of the refusal that this task has just got, if there are any."""
+    response = _LAST_REFUSAL.get()
+    if response is None:
+        return None, ""
+    if not response.is_stream_consumed:
+        return response.status_code, ""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return response.status_code, ""
+    names = ("message", "msg", "error_description", "error")
+    found = [body[name] for name in names if body.get(name)] if isinstance(body, dict) else []
+    return response.status_code, str(found[0]) if found else ""
