@@ -32,6 +32,7 @@ delete from public.video_job_stale_users;
 delete from public.video_job_turns;
 delete from public.video_job_limits;
 insert into public.video_job_limits default values;
+delete from storage.objects;
 """
 Row = dict[str, Any]
 _numbers = itertools.count(1)

@@ -23,7 +23,8 @@ language sql stable set search_path = '' as $$
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
       and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations',
-        'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits')
+        'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits',
+        'video_job_buckets')
   ), grants as (
     select o.name, jsonb_object_agg(g.role, g.privileges) as value
     from ours o cross join lateral (
