@@ -59,19 +59,22 @@ class Job:
         session = await self._client.auth.sign_in_anonymously()
         if session.user is None:
             raise RuntimeError("anonymous sign-in returned no user")
-        urls = [await self._upload(session.user.id, path) for path in (image, audio)]
-        wanted = {"image_url": urls[0], "audio_url": urls[1]}
+        wanted = {
+            "image_url": await self._upload(session.user.id, image, "video-images"),
+            "audio_url": await self._upload(session.user.id, audio, "video-audio"),
+        }
         answer = await self._client.table("video_jobs").insert(wanted).execute()
         return cast("Row", answer.data[0])
 
-    async def _upload(self, user_id: str, path: Path) -> str:
+    async def _upload(self, user_id: str, path: Path, bucket: str) -> str:
         assert self._client is not None
         object_path = f"{user_id}/{uuid.uuid4()}{path.suffix.lower()}"
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        bucket = self._client.storage.from_("inputs")
         content = await asyncio.to_thread(path.read_bytes)
-        await bucket.upload(object_path, content, {"content-type": kind})
-        return f"storage://inputs/{object_path}"
+        await self._client.storage.from_(bucket).upload(
+            object_path, content, {"content-type": kind}
+        )
+        return f"storage://{bucket}/{object_path}"
 
     async def follow(self, job_id: str, show: Callable[[Mapping[str, Any]], None]) -> Row:
         """Show every change of the row until it is terminal; raise JobFailed on errors."""

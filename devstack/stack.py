@@ -169,7 +169,7 @@ class Stack:
             "PORT": str(self.worker_port),
             "WEBHOOK_SECRET": self.webhook_secret,
             "INPUT_ALLOW_PRIVATE_HOSTS": self.url.removeprefix("http://"),
-            "INPUT_BUCKETS": "inputs",
+            "INPUT_BUCKETS": "video-images,video-audio,inputs",
         }
         for name, suffixes in (("SAMPLE_IMAGE_URL", PICTURES), ("SAMPLE_AUDIO_URL", SPEECHES)):
             sample = next((path for path in _samples() if path.suffix in suffixes), None)

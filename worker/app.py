@@ -18,6 +18,7 @@ from worker.dispatch.dispatcher import Dispatcher
 from worker.dispatch.gate import SubmissionGate
 from worker.dispatch.preparer import Preparer
 from worker.dispatch.submitter import Submitter
+from worker.housekeeping import Housekeeper
 from worker.jobs.errors import TransientError
 from worker.jobs.job import Job
 from worker.media.decoders import Decoders
@@ -31,6 +32,7 @@ from worker.policies import (
     lifecycle_policy,
     own_addresses,
     read_template,
+    retention,
     user_limits,
 )
 from worker.reconcile.effects import EffectRunner
@@ -86,10 +88,11 @@ class App:
         self._environment = environment
         self._secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         key = settings.supabase_service_role_key.get_secret_value()
+        storage = StorageApi(url=settings.supabase_url, key=key, client=http)
         self.media = InputMedia(
             policy=input_policy(settings),
             fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),
-            storage=StorageApi(url=settings.supabase_url, key=key, client=http),
+            storage=storage,
             decoders=Decoders(decoder_limits(settings), readiness=self.readiness),
         )
         self.listener = RealtimeListener(
@@ -153,14 +156,15 @@ class App:
             settings,
             limits=user_limits(settings),
             store=self.store,
-            media=self.media,
+            housekeeper=Housekeeper(
+                retention(settings), store=self.store, storage=storage, readiness=self.readiness
+            ),
             listener=self.listener,
             dispatcher=self.dispatcher,
             reconciler=self.reconciler,
             wakeups=self.wakeups,
             readiness=self.readiness,
             beats=self.beats,
-            utc_now=environment.utc_now,
         )
         self.web = Web(
             reconciler=self.reconciler,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
+from worker.housekeeping import Retention
 from worker.jobs.errors import WorkflowInvalid
 from worker.jobs.retry import LifecyclePolicy
 from worker.jobs.waiting import UserLimits
@@ -41,7 +42,7 @@ def input_policy(settings: Settings) -> InputPolicy:
         max_audio_bytes=settings.max_audio_bytes,
         max_image_pixels=settings.max_image_pixels,
         input_buckets=frozenset(settings.input_buckets),
-        media_bucket=settings.media_bucket or None,
+        media_bucket=settings.prepared_bucket,
         image_fit=settings.image_fit,
         max_audio_seconds=Fraction(settings.max_audio_seconds),
     )
@@ -54,6 +55,18 @@ def decoder_limits(settings: Settings) -> DecoderLimits:
         cpu_seconds=settings.decoder_cpu_seconds,
         wall_seconds=settings.decoder_wall_seconds,
         processes=settings.decoder_processes,
+    )
+
+
+def retention(settings: Settings) -> Retention:
+    """How long things are kept."""
+    return Retention(
+        history_days=settings.history_keep_days,
+        job_days=settings.job_keep_days,
+        upload_days=settings.upload_keep_days,
+        media_bucket=settings.media_bucket,
+        media_hours=settings.media_retention_hours,
+        prepared_bucket=settings.prepared_bucket,
     )
 
 

@@ -53,6 +53,15 @@ class NotBegun(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemovablePage:
+    """Objects of one bucket that nobody needs; `after` asks for the next page, None at the end."""
+
+    bucket: str
+    paths: Sequence[str]
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
     """What became of a change, and the case as it is now.
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime, timedelta
 
 from worker.dispatch.dispatcher import Dispatcher
+from worker.housekeeping import Housekeeper
 from worker.jobs.waiting import UserLimits, sentences
-from worker.media.inputs import InputMedia
 from worker.reconcile.reconciler import Reconciler
 from worker.runtime.loops import Heartbeats, Wakeup, every
 from worker.runtime.metrics import METRICS
@@ -82,7 +80,7 @@ class LimitsKeeper:
 
 
 class Schedule:
-    """Starts the loops; its own are the sweep and the pruning."""
+    """Starts the loops; its own is the sweep."""
 
     def __init__(
         self,
@@ -90,27 +88,25 @@ class Schedule:
         *,
         limits: UserLimits,
         store: SupabaseStore,
-        media: InputMedia,
+        housekeeper: Housekeeper,
         listener: RealtimeListener,
         dispatcher: Dispatcher,
         reconciler: Reconciler,
         wakeups: Wakeups,
         readiness: Readiness,
         beats: Heartbeats,
-        utc_now: Callable[[], datetime],
     ) -> None:
         self._settings = settings
         self._limits = limits
         self._limits_keeper = LimitsKeeper(store, limits, readiness)
         self._store = store
-        self._media = media
+        self._housekeeper = housekeeper
         self._listener = listener
         self._dispatcher = dispatcher
         self._reconciler = reconciler
         self._wakeups = wakeups
         self._readiness = readiness
         self._beats = beats
-        self._utc_now = utc_now
 
     def start(self, tasks: asyncio.TaskGroup, stop: asyncio.Event) -> list[asyncio.Task[None]]:
         """Start every loop; each ends after the tick in which `stop` is set."""
@@ -121,7 +117,7 @@ class Schedule:
             ("reconcile", self._reconciler.tick, sweep_seconds, wakeups.reconcile),
             ("sweep", self.sweep, sweep_seconds, wakeups.sweep),
             ("lease", dispatcher.renew, settings.lease_seconds / 3, wakeups.lease),
-            ("prune", self.prune, HOUR, wakeups.prune),
+            ("prune", self._housekeeper.tick, HOUR, wakeups.prune),
         )
         loops = [
             tasks.create_task(
@@ -133,7 +129,7 @@ class Schedule:
                     wakeup=wakeup,
                     beats=self._beats,
                     readiness=self._readiness,
-                    # Thousands of folders are looked through one by one; nothing waits for it.
+                    # Thousands of objects are removed in small batches; nothing waits for it.
                     slowest_tick=HOUR if name == "prune" else SLOWEST_TICK,
                 ),
                 name=name,
@@ -152,12 +148,4 @@ class Schedule:
         self._listener.check_missed()
         self._readiness.show("realtime", self._listener.problem)
         METRICS.count_jobs(await self._store.count())
-        return None
-
-    async def prune(self) -> float | None:
-        """Once an hour: forget old history, remove prepared inputs of jobs that are over."""
-        await self._store.prune(self._settings.history_keep_days)
-        if self._settings.media_bucket:
-            kept = timedelta(hours=self._settings.media_retention_hours)
-            await self._media.purge_older_than(self._utc_now() - kept)
         return None

@@ -35,6 +35,11 @@ RUNPOD_BASE = "https://api.runpod.ai/v2"
 # times that, so whatever is above this bound is one.
 MOST_PER_SECOND = Decimal("0.05")
 WEEK = 7 * 24 * 3600
+# The migrations create these buckets; each kind has its own size limit and file types.
+UPLOAD_BUCKETS: dict[Literal["image", "audio"], str] = {
+    "image": "video-images",
+    "audio": "video-audio",
+}
 MANY = 1_000_000
 NameList = Annotated[tuple[str, ...], NoDecode]
 SecretList = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -226,27 +231,44 @@ class Settings(BaseSettings):
     )
     image_fit: Literal["cover", "contain", "blur"] = Field(
         default="cover",
-        description="With MEDIA_BUCKET: how to fit an image of another aspect ratio.",
+        description="How to fit an image of another aspect ratio (not with PASS_ORIGINALS).",
     )
     audio_fit: Literal["trim", "pad", "reject"] = Field(
         default="trim",
-        description="trim to the frame count; pad with silence (needs MEDIA_BUCKET); or reject.",
+        description="trim to the frame count, pad with silence (not with PASS_ORIGINALS) or "
+        "reject.",
     )
     input_buckets: NameList = Field(
-        default=(), description="Storage buckets that rows may use with storage://. Empty: none."
+        default=(*UPLOAD_BUCKETS.values(), "inputs"),
+        description="Comma list of buckets that rows may use with storage://; none: https:// only.",
     )
     input_allow_private_hosts: NameList = Field(
         default=(),
         description="Comma list of host:port that may be private and use http; for development.",
     )
     media_bucket: str = Field(
-        default="", description="Bucket for prepared inputs. Empty: RunPod gets the original files."
+        default="video-prepared",
+        description="Private bucket for prepared inputs, the files that RunPod gets.",
+    )
+    pass_originals: bool = Field(
+        default=False,
+        description="RunPod gets the rows' own addresses instead of prepared inputs: a host may "
+        "send the GPU other bytes than were checked, HEIC and damaged audio are refused, nothing "
+        "is fitted or padded.",
     )
     media_retention_hours: float = Field(
         default=24,
         ge=0,
         le=100_000,
-        description="How long to keep prepared inputs of ended jobs.",
+        description="How long to keep prepared inputs of ended jobs, where removing them at once "
+        "failed.",
+    )
+    upload_keep_days: int = Field(
+        default=7,
+        ge=0,
+        le=10_000,
+        description="Days after which uploads are removed that no job needs; 0: never. Only in "
+        "buckets that the migrations created.",
     )
     workflow_path: str = Field(default="", description="Your own template. Empty: the shipped one.")
     workflow_deviations: NameList = Field(
@@ -267,6 +289,12 @@ class Settings(BaseSettings):
         ge=2,
         le=10_000,
         description="How long to keep the timeline and ended submissions of deleted jobs.",
+    )
+    job_keep_days: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Days after which jobs that have ended are deleted; 0: never.",
     )
 
     @classmethod
@@ -293,6 +321,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("input_buckets")
+    @classmethod
+    def _no_bucket(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return () if value == ("none",) else value
 
     @field_validator("supabase_url", "public_url", "runpod_endpoint_url")
     @classmethod
@@ -346,9 +379,20 @@ class Settings(BaseSettings):
             queue_deadline_seconds=ceil(self.queue_deadline_seconds),
             audio_fit=self.audio_fit,
             image_fit=self.image_fit,
-            prepared=bool(self.media_bucket),
+            prepared=not self.pass_originals,
             open_knobs=frozenset(self.allow_knobs),
         )
+
+    @property
+    def prepared_bucket(self) -> str | None:
+        """Return the bucket for prepared inputs, or None where originals are passed on."""
+        return None if self.pass_originals else self.media_bucket
+
+    def upload_bucket(self, kind: Literal["image", "audio"]) -> str | None:
+        """Return where to upload an input of this kind so that rows may use it, if anywhere."""
+        own = UPLOAD_BUCKETS[kind]
+        others = [name for name in self.input_buckets if name not in UPLOAD_BUCKETS.values()]
+        return own if own in self.input_buckets else next(iter(others), None)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -413,6 +457,15 @@ def load_valid_settings(given: Mapping[str, str] | None = None) -> tuple[Setting
                     env.pop("FLY_APP_NAME", None)
 
 
+def _contradictions(settings: Settings) -> list[str]:
+    if settings.pass_originals and "media_bucket" in settings.model_fields_set:
+        return [
+            "PASS_ORIGINALS: is true, but MEDIA_BUCKET, which is for prepared inputs, is set. "
+            "Remove one of them."
+        ]
+    return []
+
+
 def _split(problem: str) -> tuple[str, str]:
     name, _, text = problem.partition(": ")
     return name, text
@@ -439,6 +492,8 @@ def load_settings(given: Mapping[str, str] | None = None) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         problems += [_sentence(problem) for problem in error.errors()]
+    else:
+        problems += _contradictions(settings)
     # A misspelt name is the cause of a missing one: one problem, one sentence.
     problems = [problem for problem in problems if _split(problem)[0] not in wrong]
     problems += [

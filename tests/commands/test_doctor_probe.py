@@ -133,10 +133,10 @@ async def test_an_interrupted_probe_leaves_no_run_behind(backend: Backend) -> No
     assert backend.runpod.runs[-1].state.value == "CANCELLED"
 
 
-async def test_without_a_bucket_urls_are_required(backend: Backend) -> None:
+async def test_a_missing_bucket_for_its_media_is_said(backend: Backend) -> None:
     before = len(backend.runpod.runs)
-    result = await probed({**backend.env, "INPUT_BUCKETS": ""}, [])
-    assert (result.level, "give --image and --audio" in result.message) == ("fail", True)
+    result = await probed({**backend.env, "MEDIA_BUCKET": "nowhere"}, [])
+    assert (result.level, "bucket nowhere" in result.message) == ("fail", True)
     assert len(backend.runpod.runs) == before
 
 

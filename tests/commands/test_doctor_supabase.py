@@ -140,7 +140,7 @@ async def test_a_bucket_that_does_not_exist_is_reported(backend: Backend) -> Non
     for name, bucket in (("storage.inputs", "portraits"), ("storage.prepared", "made")):
         assert found[name].level == "fail"
         assert f"The bucket {bucket} cannot be used: Bucket not found" in found[name].message
-        assert f"Create a private bucket named {bucket}" in found[name].fix
+        assert f"Run the migrations, or create a private bucket named {bucket}" in found[name].fix
 
 
 async def test_a_public_bucket_for_inputs_is_reported(backend: Backend) -> None:
@@ -158,9 +158,26 @@ async def test_the_bucket_for_prepared_inputs_is_tried(backend: Backend) -> None
         public["storage.prepared"].level,
         "is public" in public["storage.prepared"].message,
     ) == (
-        "warn",
+        "fail",
         True,
     )
+
+
+async def test_originals_that_are_passed_on_need_no_bucket(backend: Backend) -> None:
+    found = await backend.examine("storage.prepared", PASS_ORIGINALS="true")
+    assert (
+        found["storage.prepared"].level,
+        "PASS_ORIGINALS" in found["storage.prepared"].message,
+    ) == (
+        "ok",
+        True,
+    )
+
+
+async def test_the_buckets_of_the_migrations_are_what_is_needed(backend: Backend) -> None:
+    found = await backend.examine("storage", INPUT_BUCKETS="")
+    assert found["storage.inputs"].message == "video-images, video-audio, inputs: found, private."
+    assert "video-prepared: an object was written" in found["storage.prepared"].message
 
 
 async def test_a_bucket_that_accepts_no_images_is_reported(backend: Backend) -> None:

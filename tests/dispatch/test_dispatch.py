@@ -9,6 +9,7 @@ from tests.fakes import FakeRunPod, job_id
 from tests.harness import Harness
 from worker.dispatch import submitter
 from worker.jobs.errors import (
+    BucketUnusable,
     InputUnavailable,
     JobFailed,
     OperatorFault,
@@ -354,6 +355,22 @@ async def test_trouble_of_our_own_machine_makes_jobs_wait(
     assert harness.readiness.status == "down"
     assert harness.readiness.reasons == [f"machine: {reason}; jobs wait"]
     harness.store.now += 60
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.SUBMITTED
+    assert harness.readiness.status == "ok"
+
+
+async def test_an_unusable_bucket_makes_jobs_wait_for_its_operator(harness: Harness) -> None:
+    """Whoever watches /readyz reads which bucket; the row's owner reads that nothing is lost."""
+    harness.store.insert()
+    reason = "Supabase Storage did not store an object in bucket video-prepared: 404."
+    harness.media.problems.append(BucketUnusable(reason))
+    await harness.dispatch()
+    job = harness.store.job()
+    assert job.status is JobStatus.QUEUED
+    assert "storage must be repaired by its operator" in str(job.phase_detail)
+    assert (harness.readiness.status, harness.readiness.reasons) == ("down", [f"bucket: {reason}"])
+    harness.store.now += 1000
     await harness.dispatch()
     assert harness.store.job().status is JobStatus.SUBMITTED
     assert harness.readiness.status == "ok"

@@ -63,7 +63,7 @@ def _default(name: str, field: FieldInfo) -> str:
         return "must be set"
     if field.default in ("", (), None):
         return "unset"
-    shown = field.default
+    shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     if isinstance(shown, bool):
         return f"`{str(shown).lower()}`"
     return f"`{shown}`"

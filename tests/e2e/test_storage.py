@@ -14,7 +14,7 @@ from PIL import Image
 
 from devstack.postgres import Postgres
 from devstack.runpod.runs import State
-from tests.e2e.kit import assert_readable, attempts, until_true, world_on
+from tests.e2e.kit import assert_readable, attempts, until_ready, until_true, world_on
 from tests.world import World, running
 
 pytestmark = [
@@ -24,17 +24,20 @@ pytestmark = [
     pytest.mark.xdist_group("e2e-storage"),
 ]
 
-BUCKET = "prepared"
+BUCKET = "video-prepared"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["originals", "prepared"])
 async def world(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """Once with originals passed on as signed URLs, once with MEDIA_BUCKET."""
-    settings = {"MEDIA_BUCKET": BUCKET} if request.param == "prepared" else {}
-    async with world_on(postgres, settings=settings, options={"no_workers": True}) as world:
-        await world.stack.gateway.storage.create_bucket(BUCKET, public=False)
-        async with running(world):
-            yield world
+    """Once as it is, with prepared inputs, once with originals passed on as signed URLs."""
+    settings = {"PASS_ORIGINALS": "true"} if request.param == "originals" else {}
+    options = {"no_workers": True}
+    async with world_on(postgres, settings=settings, options=options) as world, running(world):
+        yield world
+
+
+def passes_originals(world: World) -> bool:
+    return "PASS_ORIGINALS" in world.daemons[0].env
 
 
 async def own_files(world: World, user: str) -> dict[str, str]:
@@ -77,6 +80,7 @@ async def test_a_user_s_private_files_reach_the_run_by_signed_addresses(world: W
         assert opened.streams.audio
     size = Image.open(io.BytesIO(image.content)).size
     prepared = await objects(world, job_id)
+    assert bool(prepared) is (not passes_originals(world))
     if prepared:
         assert size == (row["render_width"], row["render_height"])
         assert len(prepared) == 2
@@ -113,7 +117,7 @@ async def test_prepared_inputs_of_a_cancelled_job_are_removed(world: World) -> N
     """They are kept while a run may read them: a late run would fail at its download."""
     job_id = await world.insert(**await own_files(world, str(uuid4())))
     await world.until(job_id, "submitted", "failed")
-    prepared = world.daemons[0].env.get("MEDIA_BUCKET") == BUCKET
+    prepared = not passes_originals(world)
     assert len(await objects(world, job_id)) == (2 if prepared else 0)
     await world.sql("update public.video_jobs set cancel_requested = true where id = %s", job_id)
     assert (await world.until(job_id, "cancelled", "failed"))["status"] == "cancelled"
@@ -127,3 +131,27 @@ async def test_prepared_inputs_of_a_cancelled_job_are_removed(world: World) -> N
         async with httpx.AsyncClient(trust_env=False) as http:
             answer = await http.get(str(run.request.input["image_url"]))
         assert answer.status_code >= 400
+
+
+async def test_without_its_bucket_jobs_wait_and_originals_are_never_passed_on(
+    postgres: Postgres,
+) -> None:
+    """The row says that it waits, /readyz names the bucket; once it is there, jobs go on."""
+    settings, options = {"MEDIA_BUCKET": "mine"}, {"no_workers": True}
+    async with world_on(postgres, settings=settings, options=options) as world, running(world):
+        (daemon,) = world.daemons
+        first = await world.insert()
+        (reason,) = await until_ready(daemon, "down")
+        assert "bucket mine" in reason
+        assert "run the migrations" in reason
+
+        async def said() -> bool:
+            return "storage must be repaired" in ((await world.job(first))["phase_detail"] or "")
+
+        await until_true(said, "the row says why it waits")
+        assert world.runpod.runs == []
+        await world.stack.gateway.storage.create_bucket("mine", public=False)
+        second = await world.insert()
+        assert (await world.until(second, "submitted", "failed"))["status"] == "submitted"
+        await until_ready(daemon, "ok")
+        assert (await world.job(first))["status"] != "failed"

@@ -2,11 +2,12 @@
 
 import asyncio
 import io
+import re
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from pathlib import Path
 
 import httpx
 import pillow_heif
@@ -17,7 +18,7 @@ from devstack.postgres import Postgres
 from devstack.stack import Stack
 from tests.data.media.hosts import host, reply
 from tests.data.media.sounds import film, sound
-from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable
+from worker.jobs.errors import BucketUnusable, InputUnavailable, JobFailed, StoreUnavailable
 from worker.media.audio import probe_audio
 from worker.media.fetch import Fetcher, FetchLimits
 from worker.media.inputs import InputMedia, InputPolicy
@@ -33,6 +34,7 @@ POLICY = InputPolicy(
     media_bucket=None,
     image_fit="cover",
 )
+BUCKET = "video-prepared"
 MP3 = {"codec": "libmp3lame", "container": "mp3"}
 
 
@@ -174,7 +176,7 @@ async def test_originals_that_the_gpu_worker_cannot_read_are_refused_before_it_s
             async with media.open(
                 image_url=base + image, audio_url=base + audio, user_id=None
             ) as opened:
-                with pytest.raises(JobFailed, match="MEDIA_BUCKET") as failed:
+                with pytest.raises(JobFailed, match="PASS_ORIGINALS") as failed:
                     await media.publish(opened, Asked(), job_id=JOB, attempt=1, ttl_seconds=60)
                 assert failed.value.code == code
 
@@ -306,12 +308,13 @@ async def test_prepared_inputs_have_exactly_the_size_and_length_of_the_video(
     frames, stack, http, storage
 ):
     files = GOOD | {"/p.heic": jpeg(kind="HEIF")}
-    async with media_at(files, storage=storage, media_bucket="inputs") as (media, base):
+    async with media_at(files, storage=storage, media_bucket=BUCKET) as (media, base):
         published = await prepare(media, base, frames=frames, image="/p.heic")
-        assert published.objects == (
-            f"inputs/inputs/{JOB}/1/image.jpg",
-            f"inputs/inputs/{JOB}/1/audio.flac",
-        )
+        image, audio = published.objects
+        folder = rf"video-prepared/inputs/{JOB}/1/[0-9a-f]{{32}}"
+        assert re.fullmatch(rf"{folder}/image\.jpg", image)
+        assert re.fullmatch(rf"{folder}/audio\.flac", audio)
+        assert Path(image).parent == Path(audio).parent
         picture = Image.open(io.BytesIO((await http.get(published.image_url)).content))
         assert (picture.size, picture.mode) == ((480, 832), "RGB")
         facts = probe_audio(io.BytesIO((await http.get(published.audio_url)).content))
@@ -321,46 +324,45 @@ async def test_prepared_inputs_have_exactly_the_size_and_length_of_the_video(
 
 
 async def test_discarded_inputs_are_gone_and_others_stay(stack, http, storage):
-    user = str(uuid.uuid4())
-    await put(stack, http, f"{user}/keep.mp3", SPEECH)
-    async with media_at(GOOD, storage=storage, media_bucket="inputs") as (media, base):
+    kept = f"inputs/{uuid.uuid4()}/keep.mp3"
+    await put(stack, http, kept.removeprefix("inputs/"), SPEECH)
+    async with media_at(GOOD, storage=storage, media_bucket=BUCKET) as (media, base):
         first = await prepare(media, base, attempt=1)
         second = await prepare(media, base, attempt=2)
-        await media.discard([*first.objects, f"inputs/{user}/keep.mp3", "other/inputs/x"])
+        await media.discard([*first.objects, kept, "other/inputs/x"])
         assert (await http.get(first.image_url)).status_code != 200
         assert (await http.get(second.image_url)).status_code == 200
         await media.discard(second.objects)
         assert (await http.get(second.audio_url)).status_code != 200
-        assert [entry.path for entry in await storage.list_folder("inputs", user)] == [
-            f"{user}/keep.mp3"
-        ]
+        headers = {"apikey": stack.keys.service_role}
+        kept_url = f"{stack.url}/storage/v1/object/{kept}"
+        assert (await http.get(kept_url, headers=headers)).status_code == 200
 
 
-async def test_retention_takes_only_prepared_inputs_older_than_an_instant(stack, http, storage):
-    user = str(uuid.uuid4())
-    await put(stack, http, f"{user}/keep.mp3", SPEECH)
-    now = datetime.now(UTC)
-    async with media_at(GOOD, storage=storage, media_bucket="inputs") as (media, base):
-        published = await prepare(media, base)
-        assert await media.purge_older_than(now - timedelta(hours=1)) == 0
-        assert (await http.get(published.image_url)).status_code == 200
-        assert await media.purge_older_than(now + timedelta(hours=1)) == 2
-        assert (await http.get(published.image_url)).status_code != 200
-        assert len(await storage.list_folder("inputs", user)) == 1
+async def test_each_preparation_has_names_of_its_own(http, storage):
+    """A claim may be handed out twice under one attempt: neither takes the place of the other."""
+    async with media_at(GOOD, storage=storage, media_bucket=BUCKET) as (media, base):
+        first, second = [await prepare(media, base, attempt=1) for _ in range(2)]
+        assert not {*first.objects} & {*second.objects}
+        await media.discard(first.objects)
+        assert (await http.get(second.image_url)).status_code == 200
 
 
 async def test_nothing_stays_behind_when_the_second_upload_fails(stack, http, storage):
     rule = {"method": "POST", "path": ".*/audio\\.flac", "action": "status", "status": 503}
     await http.post(f"{stack.control_url}/rules", json=rule)
-    async with media_at(GOOD, storage=storage, media_bucket="inputs") as (media, base):
+    async with media_at(GOOD, storage=storage, media_bucket=BUCKET) as (media, base):
         with pytest.raises(StoreUnavailable):
             await prepare(media, base, attempt=9)
-        assert await storage.list_folder("inputs", f"inputs/{JOB}/9") == []
+        headers = {"apikey": stack.keys.service_role}
+        listing = f"{stack.url}/storage/v1/object/list/{BUCKET}"
+        found = await http.post(listing, json={"prefix": f"inputs/{JOB}/9"}, headers=headers)
+        assert found.json() == []
 
 
 async def test_a_missing_bucket_for_prepared_inputs_is_said(stack, http, storage):
     async with media_at(GOOD, storage=storage, media_bucket="nowhere") as (media, base):
-        with pytest.raises(StoreUnavailable, match="bucket nowhere"):
+        with pytest.raises(BucketUnusable, match=r"bucket nowhere.*run the migrations"):
             await prepare(media, base)
 
 

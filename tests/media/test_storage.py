@@ -2,12 +2,17 @@
 
 import io
 import json
-from datetime import UTC, datetime
 
 import httpx
 import pytest
 
-from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable, WorkerError
+from worker.jobs.errors import (
+    BucketUnusable,
+    InputUnavailable,
+    JobFailed,
+    StoreUnavailable,
+    WorkerError,
+)
 from worker.media.storage import ObjectName, StorageApi, parse_storage_url
 
 USER = "0b0a7a9e-1111-4222-8333-abcdefabcdef"
@@ -170,7 +175,7 @@ async def test_signing_what_is_not_there_ends_the_job():
         await storage_error("404").sign(NAME, seconds=60, kind="image")
 
 
-async def test_an_upload_replaces_and_states_its_type():
+async def test_an_upload_replaces_nothing_and_states_its_type():
     seen = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -180,37 +185,37 @@ async def test_an_upload_replaces_and_states_its_type():
     await api(handler).upload(NAME, io.BytesIO(b"sound"), content_type="audio/flac")
     assert seen[0].method == "POST"
     assert seen[0].content == b"sound"
-    assert seen[0].headers["x-upsert"] == "true"
+    assert seen[0].headers["x-upsert"] == "false"
     assert seen[0].headers["content-type"] == "audio/flac"
 
 
-async def test_a_missing_bucket_is_said_by_name():
-    with pytest.raises(StoreUnavailable, match="bucket inputs: 404 Bucket not found"):
-        await storage_error("404", "Bucket not found").upload(NAME, b"x", content_type="a/b")
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        ("404", BucketUnusable),
+        ("413", BucketUnusable),
+        ("415", BucketUnusable),
+        ("403", StoreUnavailable),
+        ("500", StoreUnavailable),
+    ],
+)
+async def test_a_bucket_that_takes_nothing_is_told_from_a_storage_that_is_away(status, error):
+    with pytest.raises(StoreUnavailable, match=f"bucket inputs: {status} said so") as failed:
+        await storage_error(status, "said so").upload(NAME, b"x", content_type="a/b")
+    assert type(failed.value) is error
 
 
-@pytest.mark.parametrize("call", ["delete", "list_folder"])
-async def test_other_refusals_are_transient(call):
-    storage = storage_error("403")
+async def test_a_bucket_is_there_or_not_or_nobody_knows():
+    assert await answering(200, {"id": "inputs"}).has_bucket("inputs")
+    assert not await storage_error("404").has_bucket("inputs")
+    for status in ("403", "500"):
+        with pytest.raises(StoreUnavailable):
+            await storage_error(status).has_bucket("inputs")
+
+
+async def test_other_refusals_are_transient():
     with pytest.raises(StoreUnavailable):
-        await getattr(storage, call)("inputs", ["x"] if call == "delete" else "x")
-
-
-async def test_a_listing_is_read_to_its_last_page():
-    def handler(request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content)
-        start, total = body["offset"], 230
-        rows = [
-            {"name": f"{index}", "created_at": "2026-11-01T10:00:00.5Z" if index else None}
-            for index in range(start, min(start + body["limit"], total))
-        ]
-        return httpx.Response(200, json=rows)
-
-    entries = await api(handler).list_folder("inputs", "inputs/job")
-    assert len(entries) == 230
-    assert entries[0].created_at is None
-    assert entries[1].created_at == datetime(2026, 11, 1, 10, 0, 0, 500_000, tzinfo=UTC)
-    assert entries[229].path == "inputs/job/229"
+        await storage_error("403").delete("inputs", ["x"])
 
 
 async def test_many_objects_are_deleted_in_portions():

@@ -1,4 +1,4 @@
-"""Which object of Storage an address of a row names: read by Postgres, judged by Python's urllib."""
+"""Which object of Storage an address names: read by Postgres, judged by Python's urllib."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.postgres import Database
 
 # What Storage accepts in a name, and Unicode, which newer versions accept as well.
 LETTERS = string.ascii_letters + string.digits + "_!.-*'() &$@=;:+,?%#" + "éß漢🎤"
-segments = st.text(LETTERS, min_size=1, max_size=8).filter(lambda s: s.strip() not in ("", ".", ".."))
+segments = st.text(LETTERS, min_size=1, max_size=8).filter(
+    lambda s: s.strip() not in ("", ".", "..")
+)
 paths = st.lists(segments, min_size=1, max_size=4).map("/".join).filter(lambda p: p == p.strip())
 buckets = st.sampled_from(["inputs", "video-images", "video-audio", "my.bucket"])
 hosts = st.sampled_from(["https://abc.supabase.co", "HTTPS://videos.example", "http://127.0.0.1:9"])

@@ -65,7 +65,11 @@ def test_never_anything_that_a_live_job_needs(database: Database, data: st.DataO
 def test_pages_reach_every_bucket_that_is_cleaned(database: Database) -> None:
     names = [f"{uuid4()}/{n}" for n in range(25)]
     for bucket in ("inputs", "video-audio", "video-images", "video-prepared", "results"):
-        by_hand(database, "insert into storage.buckets (id, name) values ('results', 'results') on conflict do nothing")
+        by_hand(
+            database,
+            "insert into storage.buckets (id, name) values ('results', 'results')"
+            " on conflict do nothing",
+        )
         put(database, bucket, *names)
     found = orphans(database, examine=10, want=3)
     cleaned = ("inputs", "video-audio", "video-images")
@@ -89,7 +93,7 @@ def test_a_replaced_file_is_as_young_as_its_replacement(database: Database) -> N
 
 
 def test_a_folder_beyond_its_limit_is_emptied_after_a_day(database: Database) -> None:
-    """Signed upload URLs are checked when they are made: many may be made before the first upload."""
+    """Signed upload URLs are checked when they are made: many may be made before one is used."""
     crowded, kept = uuid4(), uuid4()
     put(database, "inputs", *(f"{crowded}/{n}" for n in range(101)), age=timedelta(days=2))
     put(database, "inputs", *(f"{kept}/{n}" for n in range(100)), age=timedelta(days=2))
@@ -102,7 +106,11 @@ def test_a_cancelled_job_that_is_tried_again_keeps_its_files(
     database: Database, worker: Worker
 ) -> None:
     job = ended(database, worker, "failed")
-    by_hand(database, "update public.video_jobs set image_url = 'storage://inputs/a/b', completed_at = now() - interval '8 days'")
+    by_hand(
+        database,
+        "update public.video_jobs set image_url = 'storage://inputs/a/b',"
+        " completed_at = now() - interval '8 days'",
+    )
     put(database, "inputs", "a/b")
     assert orphans(database) == {"inputs/a/b"}
     database.sql("select * from public.retry_video_job_v1(%s)", job["id"])

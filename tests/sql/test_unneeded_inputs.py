@@ -1,4 +1,4 @@
-"""Which prepared inputs are removed: never one that a run may still download, by the database's clock."""
+"""Which prepared inputs are removed: by the database's clock, never one that a run may need."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def submission(
     assert worker.begin(job)
     by_hand(
         database,
-        "update public.video_job_attempts set state = %s, input_objects = %s, created_at = now() - %s,"
-        " ended_at = case when %s then now() - %s end where job_id = %s",
+        "update public.video_job_attempts set state = %s, input_objects = %s,"
+        " created_at = now() - %s, ended_at = case when %s then now() - %s end where job_id = %s",
         state, [f"{BUCKET}/{name}"], age, state in CLOSED, age, job["id"],
     )  # fmt: skip
     return job, name
@@ -49,8 +49,8 @@ def end(database: Database, job: Row, status: str = "cancelled") -> None:
 @given(
     state=st.sampled_from([*OPEN, *CLOSED]),
     status=st.sampled_from([
-        "preparing", "submitted", "running", "queued", "completed", "failed", "cancelled", "deleted",
-        "tried again",
+        "preparing", "submitted", "running", "queued", "completed", "failed", "cancelled",
+        "deleted", "tried again",
     ]),
     hours=st.sampled_from([0.0, 0.5, 30.0, 2000.0]),
     keep=st.sampled_from([0.0, 1.0, 1000.0]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -150,21 +150,28 @@ async def _upload(
 ) -> dict[str, str]:
     """Return both URL columns; upload nothing before both files are found."""
     files = {kind: local_file(text) for kind, text in given.items() if not _is_url(text)}
-    if files and not settings.input_buckets:
-        raise JobFailed(
-            "input_forbidden",
-            "A file needs a bucket for the upload: set INPUT_BUCKETS (here and for the worker), or "
-            "give an https:// URL.",
-        )
+    buckets = _buckets(settings, files)
     folder = f"{values.get('user_id', 'command-line')}/{uuid.uuid4()}"
     found = {f"{kind}_url": text for kind, text in given.items()}
     for kind, path in files.items():
         suffix = path.suffix.lower()
-        name = ObjectName(bucket=settings.input_buckets[0], path=f"{folder}/{kind}{suffix}")
+        name = ObjectName(bucket=buckets[kind], path=f"{folder}/{kind}{suffix}")
         data = await asyncio.to_thread(path.read_bytes)
         await storage.upload(name, data, content_type=TYPES.get(suffix, "application/octet-stream"))
         found[f"{kind}_url"] = f"storage://{name}"
     return found
+
+
+def _buckets(settings: Settings, kinds: Iterable[str]) -> dict[str, str]:
+    found = {"image": settings.upload_bucket("image"), "audio": settings.upload_bucket("audio")}
+    buckets = {kind: bucket for kind in kinds if (bucket := found[kind])}
+    if buckets.keys() != set(kinds):
+        raise JobFailed(
+            "input_forbidden",
+            "A file needs a bucket for the upload: name one in INPUT_BUCKETS (here and for the "
+            "worker), or give an https:// URL.",
+        )
+    return buckets
 
 
 def _is_url(given: str) -> bool:

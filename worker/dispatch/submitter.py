@@ -11,6 +11,7 @@ from worker.dispatch.claim import Claim
 from worker.dispatch.gate import SubmissionGate
 from worker.dispatch.preparer import Prepared, Preparer
 from worker.jobs.errors import (
+    BucketUnusable,
     JobFailed,
     OperatorFault,
     RunPodRateLimited,
@@ -118,6 +119,8 @@ class Submitter:
         except JobFailed as error:
             log.info("job.rejected", code=error.code, reason=error.message)
             event: Event = Rejected(attempt=attempt, code=error.code, message=error.message)
+        except BucketUnusable as error:
+            event = self._wait_for_bucket(attempt, error.message)
         except (StoreUnavailable, StoreRefused) as error:
             log.warning("claim.released", reason=error.message)
             self._readiness.report("data", error.message)
@@ -150,6 +153,14 @@ class Submitter:
         detail = "Waiting: the service has a problem with its own machine. Nothing is lost."
         return Released(attempt=attempt, retry_seconds=MACHINE_SECONDS, detail=detail)
 
+    def _wait_for_bucket(self, attempt: int, reason: str) -> Event:
+        """Originals are never passed on instead: nobody has checked what a host sends next."""
+        if self._readiness.report("bucket", reason, severity="down"):
+            log.error("bucket.unusable", reason=reason)
+        retry = backoff(attempt, first=UNSENT_SECONDS, most=UNSENT_MOST, jitter=1.0)
+        detail = "Waiting: the service's storage must be repaired by its operator. Nothing is lost."
+        return Released(attempt=attempt, retry_seconds=retry, detail=detail)
+
     async def _work(self, claim: Claim) -> Event:
         attempt, made = claim.job.attempt, claim.case.submission_count
         if claim.released:
@@ -159,6 +170,7 @@ class Submitter:
         prepared = await self._preparer.prepare(claim.job)
         self._readiness.clear("machine")
         self._readiness.clear("data")
+        self._readiness.clear("bucket")
         try:
             return await self._submit(claim, prepared)
         finally:

@@ -29,7 +29,7 @@ async def check_input_buckets(context: Context) -> Result:
     name = "storage.inputs"
     buckets = context.settings.input_buckets
     if not buckets:
-        return ok(name, "INPUT_BUCKETS is unset: rows may use https:// URLs only.")
+        return ok(name, "INPUT_BUCKETS is none: rows may use https:// URLs only.")
     for bucket in buckets:
         answer = await context.supabase("GET", f"/storage/v1/bucket/{quote(bucket, safe='')}")
         if missing := _missing(name, answer, bucket, "INPUT_BUCKETS"):
@@ -52,9 +52,9 @@ async def check_input_buckets(context: Context) -> Result:
 async def check_media_bucket(context: Context) -> Result:
     """Check that an object can be written to, read from and deleted in MEDIA_BUCKET."""
     name = "storage.prepared"
-    bucket = context.settings.media_bucket
-    if not bucket:
-        return ok(name, "MEDIA_BUCKET is unset: RunPod downloads the original files.")
+    bucket = context.settings.prepared_bucket
+    if bucket is None:
+        return ok(name, "PASS_ORIGINALS is true: RunPod downloads the original files.")
     about = await context.supabase("GET", f"/storage/v1/bucket/{quote(bucket, safe='')}")
     if missing := _missing(name, about, bucket, "MEDIA_BUCKET"):
         return missing
@@ -69,7 +69,7 @@ async def check_media_bucket(context: Context) -> Result:
         return fail(
             name,
             f"The bucket {bucket} does not accept an image: {error_of(put)[1] or put.status_code}.",
-            f"Allow image/png, image/jpeg and audio/mpeg of at least 50 MB in {bucket}.",
+            f"Allow image/png, image/jpeg and audio/flac of at least 50 MB in {bucket}.",
         )
     got = await context.supabase("GET", url_path)
     gone = await context.supabase(
@@ -83,7 +83,7 @@ async def check_media_bucket(context: Context) -> Result:
             "Check Storage's logs in the dashboard; the service key must be able to do both.",
         )
     if about.json().get("public"):
-        return warn(
+        return fail(
             name,
             f"The bucket {bucket} is public, but it holds copies of users' files.",
             f"Make {bucket} private; RunPod gets signed URLs.",
@@ -98,7 +98,8 @@ def _missing(name: str, answer: httpx.Response, bucket: str, setting: str) -> Re
     return fail(
         name,
         f"The bucket {bucket} cannot be used: {message}.",
-        f"Create a private bucket named {bucket} in the dashboard, or correct {setting}.",
+        f"Run the migrations, or create a private bucket named {bucket} in the dashboard, or "
+        f"correct {setting}.",
     )
 
 

@@ -82,13 +82,7 @@ async def _media(context: Context, options: ProbeOptions) -> AsyncIterator[tuple
     if options.image and options.audio:
         yield options.image, options.audio
         return
-    bucket = _bucket(context)
-    if bucket is None:
-        raise JobFailed(
-            "input_forbidden",
-            "The probe run needs media: give --image and --audio with https:// URLs, or set "
-            "INPUT_BUCKETS, so that generated media can be uploaded.",
-        )
+    bucket = context.settings.media_bucket
     storage = _storage(context)
     folder = f"doctor/{uuid.uuid4()}"
     made = {
@@ -266,11 +260,6 @@ def _bill(context: Context, update: RunUpdate) -> str:
     return f"{text} (${float(price) * seconds:.3f})." if price else f"{text}."
 
 
-def _bucket(context: Context) -> str | None:
-    settings = context.settings
-    return settings.input_buckets[0] if settings.input_buckets else settings.media_bucket or None
-
-
 def _storage(context: Context) -> StorageApi:
     settings = context.settings
     key = settings.supabase_service_role_key.get_secret_value()
@@ -279,7 +268,7 @@ def _storage(context: Context) -> StorageApi:
 
 def _input_media(context: Context) -> InputMedia:
     settings = context.settings
-    buckets = {*settings.input_buckets, *([settings.media_bucket] if settings.media_bucket else [])}
+    buckets = {*settings.input_buckets, settings.media_bucket}
     return InputMedia(
         policy=replace(input_policy(settings), input_buckets=frozenset(buckets)),
         fetcher=Fetcher(allow_private_hosts=settings.input_allow_private_hosts),

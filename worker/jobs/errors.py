@@ -269,6 +269,12 @@ class StoreUnavailable(TransientError):
     code = "store_unavailable"
 
 
+class BucketUnusable(StoreUnavailable):
+    """A bucket is missing, or does not take what we store: the operator's to repair."""
+
+    code = "bucket_unusable"
+
+
 class StoreRefused(WorkerError):
     """The database refused one write by a rule of its own; sending it again cannot help."""
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from fractions import Fraction
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -208,7 +207,3 @@ class InputMedia:
         """Delete the objects of `publish`; raise StoreUnavailable if Storage is away."""
         if self._prepared is not None:
             await self._prepared.discard(objects)
-
-    async def purge_older_than(self, instant: datetime) -> int:
-        """Delete prepared inputs made before an instant; return the number of objects deleted."""
-        return 0 if self._prepared is None else await self._prepared.purge_older_than(instant)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from tempfile import TemporaryFile
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
-from worker.jobs.errors import StoreUnavailable
+from worker.jobs.errors import BucketUnusable, StoreUnavailable
 from worker.media.decoders import Decoders
 from worker.media.storage import ObjectName, StorageApi
 from worker.plan.frames import FRAME
@@ -44,7 +44,7 @@ class PreparedInputs:
 
 
 class PreparedStore:
-    """Prepared inputs in one bucket, in a folder for each job and attempt."""
+    """Prepared inputs in one bucket, in a folder of its own for each time that they are made."""
 
     def __init__(
         self,
@@ -54,16 +54,18 @@ class PreparedStore:
         decoders: Decoders,
         fit: ImageFit,
         max_pixels: int,
+        token: Callable[[], str] = lambda: secrets.token_hex(16),
     ) -> None:
         self._bucket = bucket
+        self._token = token
         self._storage = storage
         self._decoders = decoders
         self._fit = fit
         self._max_pixels = max_pixels
 
     def names(self, job_id: str | UUID, attempt: int) -> PreparedInputs:
-        """Return the names of an attempt's inputs."""
-        folder = f"{_FOLDER}/{job_id}/{attempt}"
+        """Return new names for an attempt's inputs, which nobody can guess."""
+        folder = f"{_FOLDER}/{job_id}/{attempt}/{self._token()}"
         return PreparedInputs(
             image=ObjectName(bucket=self._bucket, path=f"{folder}/image.jpg"),
             audio=ObjectName(bucket=self._bucket, path=f"{folder}/audio.flac"),
@@ -79,7 +81,7 @@ class PreparedStore:
                 max_pixels=self._max_pixels,
                 into=into,
             )
-            await self._storage.upload(name, into, content_type="image/jpeg")
+            await self._put(name, into, "image/jpeg")
 
     async def put_audio(
         self, name: ObjectName, file: BinaryIO, facts: AudioFacts, plan: RenderPlan
@@ -87,7 +89,16 @@ class PreparedStore:
         """Upload audio of exactly as many samples as the frames last."""
         with TemporaryFile() as into:
             await self._decoders.render_audio(file, facts, seconds=plan.frames * FRAME, into=into)
-            await self._storage.upload(name, into, content_type="audio/flac")
+            await self._put(name, into, "audio/flac")
+
+    async def _put(self, name: ObjectName, file: BinaryIO, content_type: str) -> None:
+        try:
+            await self._storage.upload(name, file, content_type=content_type)
+        except BucketUnusable as error:
+            raise BucketUnusable(
+                f"{error.message} Prepared inputs need it: run the migrations or create a private "
+                f"bucket {self._bucket} without limits, or correct MEDIA_BUCKET."
+            ) from error
 
     async def discard(self, objects: Sequence[str]) -> None:
         """Delete objects by their names; ignore names that this store did not make."""
@@ -96,22 +107,8 @@ class PreparedStore:
         await self._storage.delete(self._bucket, own)
 
     async def discard_quietly(self, objects: Sequence[str]) -> None:
-        """Try to delete after another error; `purge_older_than` deletes what is left."""
+        """Try to delete after another error; housekeeping deletes what is left."""
         try:
             await self.discard(objects)
         except StoreUnavailable:
             return
-
-    async def purge_older_than(self, instant: datetime) -> int:
-        """Delete inputs made before an instant; return the number of objects deleted."""
-        deleted = 0
-        for job in await self._storage.list_folder(self._bucket, _FOLDER):
-            paths = [
-                entry.path
-                for attempt in await self._storage.list_folder(self._bucket, job.path)
-                for entry in await self._storage.list_folder(self._bucket, attempt.path)
-                if entry.created_at is not None and entry.created_at < instant
-            ]
-            await self._storage.delete(self._bucket, paths)
-            deleted += len(paths)
-        return deleted

@@ -8,13 +8,12 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import httpx
 
-from worker.jobs.errors import InputUnavailable, JobFailed, StoreUnavailable
+from worker.jobs.errors import BucketUnusable, InputUnavailable, JobFailed, StoreUnavailable
 from worker.media.fetch import copy_body, retry_after
 from worker.media.first_look import Kind
 from worker.runtime.network import why
@@ -41,14 +40,6 @@ class ObjectName:
     def quoted(self) -> str:
         """The name as part of a URL, each segment escaped."""
         return "/".join(quote(part, safe="") for part in (self.bucket, *self.path.split("/")))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObject:
-    """An entry of a listing; a folder has no time."""
-
-    path: str
-    created_at: datetime | None
 
 
 def parse_storage_url(
@@ -125,11 +116,12 @@ class StorageApi:
         return self._base + signed
 
     async def upload(self, name: ObjectName, data: bytes | BinaryIO, *, content_type: str) -> None:
-        """Store an object, replacing one of the same name; raise StoreUnavailable if that fails.
+        """Store a new object, never in place of another; raise StoreUnavailable if that fails.
 
-        A file is sent from its start in small pieces, so that it is never in memory as a whole.
+        Raise BucketUnusable if the bucket is missing or does not take it. A file is sent from its
+        start in small pieces, so that it is never in memory as a whole.
         """
-        headers = {"Content-Type": content_type, "x-upsert": "true"}
+        headers = {"Content-Type": content_type, "x-upsert": "false"}
         content: bytes | AsyncIterator[bytes]
         if isinstance(data, bytes):
             content = data
@@ -140,10 +132,20 @@ class StorageApi:
             "POST", f"object/{name.quoted}", content=content, headers=headers
         )
         if response.status_code != 200:
-            raise StoreUnavailable(
+            away = _status(response) >= 500 or _status(response) in (401, 403, 409, 429)
+            raise (StoreUnavailable if away else BucketUnusable)(
                 f"Supabase Storage did not store an object in bucket {name.bucket}: "
                 f"{_reason(response)}."
             )
+
+    async def has_bucket(self, bucket: str) -> bool:
+        """Return whether a bucket exists; raise StoreUnavailable if nobody can say."""
+        response = await self._call("GET", f"bucket/{quote(bucket, safe='')}")
+        if response.status_code != 200 and _status(response) != 404:
+            raise StoreUnavailable(
+                f"Supabase Storage does not describe bucket {bucket}: {_reason(response)}."
+            )
+        return response.status_code == 200
 
     async def delete(self, bucket: str, paths: Sequence[str]) -> None:
         """Delete objects, ignoring missing ones; raise StoreUnavailable if that fails."""
@@ -157,32 +159,6 @@ class StorageApi:
                 raise StoreUnavailable(
                     f"Supabase Storage did not delete from bucket {bucket}: {_reason(response)}."
                 )
-
-    async def list_folder(self, bucket: str, folder: str) -> list[StoredObject]:
-        """Return everything directly in a folder, subfolders included (they have no time).
-
-        Raise StoreUnavailable if that fails.
-        """
-        entries: list[StoredObject] = []
-        while True:
-            response = await self._call(
-                "POST",
-                f"object/list/{quote(bucket, safe='')}",
-                json={
-                    "prefix": folder,
-                    "limit": _PAGE,
-                    "offset": len(entries),
-                    "sortBy": {"column": "name", "order": "asc"},
-                },
-            )
-            page = response.json() if response.status_code == 200 else None
-            if not isinstance(page, list):
-                raise StoreUnavailable(
-                    f"Supabase Storage did not list bucket {bucket}: {_reason(response)}."
-                )
-            entries.extend(_entry(folder, item) for item in page)
-            if len(page) < _PAGE:
-                return entries
 
     async def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         headers = {**self._headers, **kwargs.pop("headers", {})}
@@ -239,12 +215,3 @@ async def _refuse_download(response: httpx.Response, *, kind: Kind, name: Object
     raise JobFailed(
         f"{kind}_unreachable", f"Supabase Storage refused the {kind}: {_reason(response)}."
     )
-
-
-def _entry(folder: str, item: Mapping[str, Any]) -> StoredObject:
-    created = item.get("created_at")
-    try:
-        when = datetime.fromisoformat(str(created)) if created else None
-    except ValueError:
-        when = None
-    return StoredObject(path=f"{folder}/{item.get('name', '')}".lstrip("/"), created_at=when)

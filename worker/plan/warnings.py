@@ -16,13 +16,13 @@ WARNINGS: dict[str, str] = {
     "audio_trimmed": "The end of the audio is not in the video: frame counts have fixed steps.",
     "speech_cut": "The end of the audio that was cut is not silent.",
     "audio_padded": "Silence was added to the audio, so that no word is lost.",
-    "audio_not_padded": "AUDIO_FIT=pad has no effect without MEDIA_BUCKET: the audio was cut.",
+    "audio_not_padded": "AUDIO_FIT=pad has no effect with PASS_ORIGINALS: the audio was cut.",
     "size_adjusted": "The render size is not the requested one: sides are multiples of 16, and "
     "MAX_PIXELS is the limit.",
     "size_untested": "The guide tested no size with this number of pixels.",
     "image_small": "The image has less than half of the render size in width or height.",
     "image_cropped": "More than a quarter of the image is cut off to fill the render size.",
-    "image_not_fitted": "IMAGE_FIT=contain or blur has no effect without MEDIA_BUCKET: the image "
+    "image_not_fitted": "IMAGE_FIT=contain or blur has no effect with PASS_ORIGINALS: the image "
     "is cropped.",
     "prompt_adjusted": "Signs with a meaning for the text encoder were removed from a prompt.",
     "audio_silent": "Nothing in the voice band of the audio is louder than -50 dBFS.",
@@ -123,8 +123,8 @@ def _length_warnings(
     if policy.audio_fit == "pad" and not policy.prepared:
         yield PlanWarning(
             "audio_not_padded",
-            "The audio was cut instead of padded, because the service has no bucket for prepared "
-            "files (MEDIA_BUCKET).",
+            "The audio was cut instead of padded, because the service passes original files on "
+            "(PASS_ORIGINALS).",
         )
 
 
@@ -158,7 +158,7 @@ def _image_warnings(size: SizePlan, image: ImageFacts, policy: PlanPolicy) -> It
         yield PlanWarning(
             "image_not_fitted",
             f"The image is cropped instead of fitted ({policy.image_fit}), because the service "
-            f"has no bucket for prepared files (MEDIA_BUCKET).",
+            f"passes original files on (PASS_ORIGINALS).",
         )
     image_shape = Fraction(image.width, image.height)
     shape = Fraction(size.width, size.height)

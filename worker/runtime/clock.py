@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 
 def boot_time() -> float:
@@ -30,4 +29,3 @@ class Environment:
     boot_time: Callable[[], float] = boot_time
     jitter: Callable[[], float] = random.random
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)

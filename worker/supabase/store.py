@@ -18,13 +18,17 @@ from worker.jobs.errors import StoreRefused, StoreUnavailable
 from worker.jobs.job import Case, Job
 from worker.jobs.text import one_line, visible_values
 from worker.jobs.waiting import UserLimits
-from worker.ports import ClaimLimits, NewSubmission, NotBegun, Written
+from worker.ports import ClaimLimits, NewSubmission, NotBegun, RemovablePage, Written
 from worker.runtime.network import why
 
 log = structlog.get_logger(__name__)
 
 # SQLSTATE classes by which the database refuses one write for what it says, not for how it is.
 _REFUSALS = ("P0001", "22", "23")
+# Objects that one look for removable ones reads, and names at most: these are removed right away,
+# since a job that names one may be inserted in the next moment.
+EXAMINED = 5000
+REMOVED = 100
 TIMEOUT = httpx.Timeout(15, connect=5)
 
 
@@ -168,6 +172,35 @@ class SupabaseStore:
         """Forget old timeline entries and the ended submissions of deleted jobs."""
         await self._call("prune_video_job_history_v1", p_keep_days=keep_days)
 
+    async def prune_jobs(self, keep_days: int, most: int) -> int:
+        """Delete jobs that ended long ago; return how many, at most `most`."""
+        return int(await self._call("prune_video_jobs_v1", p_keep_days=keep_days, p_want=most))
+
+    async def orphaned_uploads(self, keep_days: int, *, after: str | None) -> RemovablePage:
+        """Uploads that no job needs, page by page."""
+        answer = await self._call(
+            "orphaned_video_job_uploads_v1",
+            p_keep_days=keep_days,
+            p_after=after,
+            p_examine=EXAMINED,
+            p_want=REMOVED,
+        )
+        return _removable(answer)
+
+    async def unneeded_inputs(
+        self, bucket: str, keep_hours: float, *, after: str | None
+    ) -> RemovablePage:
+        """Prepared inputs that no run can need, page by page."""
+        answer = await self._call(
+            "unneeded_video_job_inputs_v1",
+            p_bucket=bucket,
+            p_keep_hours=keep_hours,
+            p_after=after,
+            p_examine=EXAMINED,
+            p_want=REMOVED,
+        )
+        return _removable(answer)
+
     async def _rows(self, function: str, **arguments: object) -> list[Any]:
         data = await self._call(function, **arguments)
         # A proxy's page with status 200 is returned as its text.
@@ -184,6 +217,14 @@ class SupabaseStore:
         except (httpx.HTTPError, ssl.SSLError) as error:
             raise StoreUnavailable(f"Supabase does not answer: {why(error)}.") from error
         return answer.data
+
+
+def _removable(answer: Any) -> RemovablePage:
+    if not isinstance(answer, dict) or not isinstance(answer.get("paths"), list):
+        raise StoreUnavailable("Supabase's answer does not come from the database.")
+    return RemovablePage(
+        bucket=str(answer.get("bucket") or ""), paths=answer["paths"], after=answer.get("after")
+    )
 
 
 def _case(job_id: str, row: Mapping[str, Any]) -> Case:
