@@ -5,13 +5,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.commands.backend import ROOT, Backend, Done, fault
-from worker.settings import PLACEHOLDERS, load_settings
 from worker.supabase.jobs_table import JobsTable
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("submit")]
@@ -229,24 +228,6 @@ async def test_a_file_without_a_bucket_is_refused(backend: Backend, tmp_path: Pa
     done = await backend.here(*arguments, INPUT_BUCKETS="none")
     assert (done.code, done.json["error_code"]) == (2, "input_forbidden")
     assert "INPUT_BUCKETS" in done.json["error_message"]
-
-
-@pytest.mark.parametrize(
-    ("buckets", "expected"),
-    [
-        ("", {"image": "video-images", "audio": "video-audio"}),
-        ("inputs", {"image": "inputs", "audio": "inputs"}),
-        ("inputs,video-audio", {"image": "inputs", "audio": "video-audio"}),
-        ("video-audio", {"image": None, "audio": "video-audio"}),
-        ("none", {"image": None, "audio": None}),
-    ],
-)
-def test_each_kind_of_file_has_a_bucket_that_takes_it(
-    buckets: str, expected: dict[Literal["image", "audio"], str | None]
-) -> None:
-    """The buckets of the migrations accept one kind each."""
-    settings = load_settings({**PLACEHOLDERS, "INPUT_BUCKETS": buckets})
-    assert {kind: settings.upload_bucket(kind) for kind in expected} == expected
 
 
 async def test_a_missing_file_is_refused_before_the_other_is_uploaded(

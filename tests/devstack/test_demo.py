@@ -123,7 +123,9 @@ def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture
 
 @pytest.mark.e2e
 def test_it_says_why_a_file_cannot_be_used(tmp_path: Path) -> None:
-    with demo(tmp_path, "--audio", str(SAMPLES / "README.md")) as process:
+    voice = tmp_path / "voice.mp3"
+    voice.write_bytes((SAMPLES / "README.md").read_bytes())
+    with demo(tmp_path, "--audio", str(voice)) as process:
         lines, end = ending(process)
     assert end == {"code": 1, "left": {}}
     assert "No video: audio_unreadable" in lines[-1]

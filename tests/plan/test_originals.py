@@ -46,7 +46,7 @@ def test_what_comfyui_cannot_load_or_spoils_is_refused_as_an_original_and_planne
 ) -> None:
     """The sentence names the setting that helps."""
     sound, picture = replace(SPEECH, **audio), replace(PORTRAIT, **image)
-    with pytest.raises(JobFailed, match="MEDIA_BUCKET") as failed:
+    with pytest.raises(JobFailed, match="PASS_ORIGINALS") as failed:
         planned(sound, picture, GUIDE)
     assert failed.value.code == code
     assert planned(sound, picture, PREPARED).prepared

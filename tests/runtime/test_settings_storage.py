@@ -1,5 +1,7 @@
 """Inputs are prepared unless the operator chooses otherwise, plainly."""
 
+from typing import Literal
+
 import pytest
 
 from tests.runtime.test_settings_bounds import RIGHT
@@ -48,3 +50,21 @@ def test_uploads_go_after_days_and_jobs_stay_unless_a_setting_says_otherwise() -
     assert (kept.upload_days, kept.job_days) == (7, 0)
     changed = retention(load_settings(RIGHT | {"UPLOAD_KEEP_DAYS": "0", "JOB_KEEP_DAYS": "30"}))
     assert (changed.upload_days, changed.job_days) == (0, 30)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "expected"),
+    [
+        ("", {"image": "video-images", "audio": "video-audio"}),
+        ("inputs", {"image": "inputs", "audio": "inputs"}),
+        ("inputs,video-audio", {"image": "inputs", "audio": "video-audio"}),
+        ("video-audio", {"image": None, "audio": "video-audio"}),
+        ("none", {"image": None, "audio": None}),
+    ],
+)
+def test_each_kind_of_file_has_a_bucket_that_takes_it(
+    buckets: str, expected: dict[Literal["image", "audio"], str | None]
+) -> None:
+    """The buckets of the migrations accept one kind each."""
+    settings = load_settings(RIGHT | {"INPUT_BUCKETS": buckets})
+    assert {kind: settings.upload_bucket(kind) for kind in expected} == expected

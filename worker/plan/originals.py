@@ -14,7 +14,7 @@ from worker.plan.media_facts import AudioFacts, ImageFacts
 
 # LoadAudio accepts floats and whole numbers of 16 and 32 bits, by the names of FFmpeg.
 _LOADED_SAMPLES = frozenset({"s16", "s32", "flt"})
-_ADVICE = "The operator can set MEDIA_BUCKET, so that it is converted."
+_ADVICE = "The operator can unset PASS_ORIGINALS, so that it is converted."
 
 
 def refuse_originals(audio: AudioFacts, image: ImageFacts | None) -> None:
