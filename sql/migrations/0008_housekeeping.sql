@@ -139,17 +139,24 @@ begin
     return '{"paths": []}';
   end if;
   with page as materialized (
-    select o.name, o.created_at,
-      substring(o.name from '^inputs/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/\d{1,9}/')::uuid as job_id,
-      substring(o.name from '^inputs/[0-9a-f-]{36}/(\d{1,9})/')::integer as attempt
-    from storage.objects o
+    select o.name, o.created_at from storage.objects o
     where o.bucket_id = p_bucket and o.name collate "C" > beyond and o.name collate "C" < 'inputs0'
     order by o.name collate "C" limit p_examine
+  ), ours as (
+    -- The parts are cut out without the regular expression, whose captures would cost a hundred times as much.
+    select p.name, p.created_at,
+      case when p.matches then split_part(p.name, '/', 2)::uuid end as job_id,
+      case when p.matches then split_part(p.name, '/', 3)::integer end as attempt
+    from (select *, name ~ '^inputs/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/[0-9]{1,9}/' as matches
+          from page) p
   ), unneeded as (
-    select p.name from page p
-    left join public.video_jobs j on j.id = p.job_id
-    left join public.video_job_attempts a
-      on a.job_id = p.job_id and a.attempt = p.attempt and p_bucket || '/' || p.name = any (a.input_objects)
+    select p.name from ours p
+    -- With a limit, each stays a look into the primary key: whole tables would be read for every page.
+    left join lateral (select x.* from public.video_jobs x where x.id = p.job_id limit 1) j on true
+    left join lateral (
+      select x.* from public.video_job_attempts x
+      where x.job_id = p.job_id and x.attempt = p.attempt and p_bucket || '/' || p.name = any (x.input_objects)
+      limit 1) a on true
     where p.job_id is not null and case
       when a.job_id is null then
         p.created_at < now() - greatest(keep, interval '1 day')
