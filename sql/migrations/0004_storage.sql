@@ -65,12 +65,14 @@ begin
   end if;
 
   -- As large as the worker accepts. A bucket that is there already is left alone.
-  -- Browsers give sound many names, some of them of videos; of pictures, only formats that the worker reads.
+  -- Browsers give sound many names, some of them of videos; of pictures, only formats that the worker reads. A file
+  -- whose type the browser does not know (HEIC on Windows) comes as octet-stream; the worker goes by the content.
   for bucket in
     select * from (values
       ('video-images', true, 10485760, array['image/jpeg', 'image/png', 'image/webp', 'image/heic', 'image/heif',
-        'image/avif', 'image/gif', 'image/bmp', 'image/tiff']),
-      ('video-audio', true, 52428800, array['audio/*', 'video/mp4', 'video/webm', 'video/quicktime', 'application/ogg']),
+        'image/avif', 'image/gif', 'image/bmp', 'image/tiff', 'application/octet-stream']),
+      ('video-audio', true, 52428800, array['audio/*', 'video/mp4', 'video/webm', 'video/quicktime', 'application/ogg',
+        'application/octet-stream']),
       ('inputs', true, 52428800, null),
       -- No policy at all: only the worker's key opens it, and RunPod by a signed URL.
       ('video-prepared', false, null, null)) b (id, uploads, size_limit, types)
