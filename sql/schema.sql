@@ -175,7 +175,8 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     from pg_catalog.pg_class c
     where c.relnamespace = 'public'::pg_catalog.regnamespace and c.relkind in ('r', 'p')
       and c.relname in ('video_jobs', 'video_job_attempts', 'video_job_events', 'video_job_migrations',
-        'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits')
+        'video_job_users', 'video_job_stale_users', 'video_job_turns', 'video_job_limits',
+        'video_job_buckets')
   ), grants as (
     select o.name, jsonb_object_agg(g.role, g.privileges) as value
     from ours o cross join lateral (
@@ -247,6 +248,65 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     'migrations', (select coalesce(jsonb_object_agg(m.name, m.hash), '{}') from public.video_job_migrations m))
 $$;
 
+CREATE FUNCTION public.orphaned_video_job_uploads_v1(p_keep_days integer, p_after text, p_examine integer, p_want integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  keep constant interval := make_interval(days => greatest(p_keep_days, 1));
+  bucket text;
+  most integer;
+  beyond text := '';
+  paths text[];
+  examined bigint;
+  last text;
+begin
+  if to_regclass('storage.objects') is null then
+    return '{"paths": []}';
+  end if;
+  select b.id, b.max_objects_per_user into bucket, most from public.video_job_buckets b
+    where b.clean and b.id collate "C" >= split_part(coalesce(p_after, ''), '/', 1) order by b.id collate "C" limit 1;
+  if bucket is null then
+    return '{"paths": []}';
+  end if;
+  if bucket = split_part(p_after, '/', 1) then
+    beyond := substr(p_after, length(bucket) + 2);
+  end if;
+
+  -- Each count stands for itself: as a join, Postgres could read all jobs instead of a few entries of an index.
+  with page as materialized (
+    select o.name, greatest(o.created_at, o.updated_at) as since from storage.objects o
+    where o.bucket_id = bucket and o.name collate "C" > beyond order by o.name collate "C" limit p_examine
+  ), orphans as (
+    select p.name from page p
+    where p.since < now() - interval '1 day'
+      and (p.since < now() - keep or (
+        select count(*) from (
+          select from storage.objects f where f.bucket_id = bucket
+            and f.name collate "C" > split_part(p.name, '/', 1) || '/' and f.name collate "C" < split_part(p.name, '/', 1) || '0'
+          limit most + 1) folder) > most)
+      and (select count(*) from (
+          select from public.video_jobs j
+          where public.video_job_object_v1(j.image_url) = bucket || '/' || p.name and j.status <> 'completed'
+            and (j.status not in ('failed', 'cancelled') or coalesce(j.completed_at, j.updated_at) > now() - keep)
+          limit 1) named) = 0
+      and (select count(*) from (
+          select from public.video_jobs j
+          where public.video_job_object_v1(j.audio_url) = bucket || '/' || p.name and j.status <> 'completed'
+            and (j.status not in ('failed', 'cancelled') or coalesce(j.completed_at, j.updated_at) > now() - keep)
+          limit 1) named) = 0
+    order by p.name collate "C" limit p_want
+  )
+  select (select coalesce(array_agg(o.name order by o.name collate "C"), '{}') from orphans o),
+         (select count(*) from page), (select max(p.name collate "C") from page p)
+    into paths, examined, last;
+  return jsonb_build_object('bucket', bucket, 'paths', paths, 'after', case
+    when cardinality(paths) = p_want then bucket || '/' || paths[p_want]
+    when examined = p_examine then bucket || '/' || last
+    else (select min(b.id collate "C") || '/' from public.video_job_buckets b
+          where b.clean and b.id collate "C" > bucket) end);
+end $$;
+
 CREATE FUNCTION public.prune_video_job_history_v1(p_keep_days integer) RETURNS TABLE(events bigint, attempts bigint)
     LANGUAGE plpgsql
     SET search_path TO ''
@@ -264,6 +324,22 @@ begin
     order by x.created_at limit 20000 for update skip locked);
   get diagnostics attempts = row_count;
   return next;
+end $$;
+
+CREATE FUNCTION public.prune_video_jobs_v1(p_keep_days integer, p_want integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  deleted integer;
+begin
+  delete from public.video_jobs j where j.id in (
+    select x.id from public.video_jobs x
+    where x.completed_at < now() - make_interval(days => greatest(p_keep_days, 1))
+      and x.status in ('completed', 'failed', 'cancelled') and not public.video_job_has_open_submission_v1(x.id)
+    order by x.completed_at limit p_want for update skip locked);
+  get diagnostics deleted = row_count;
+  return deleted;
 end $$;
 
 CREATE FUNCTION public.recount_video_job_users_v1(p_want integer) RETURNS integer
@@ -530,6 +606,57 @@ begin
   select public.video_job_case_v1(jobs.job_id) || jsonb_build_object('job_id', jobs.job_id) from jobs order by jobs.job_id;
 end $$;
 
+CREATE FUNCTION public.unneeded_video_job_inputs_v1(p_bucket text, p_keep_hours double precision, p_after text, p_examine integer, p_want integer) RETURNS jsonb
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  keep constant interval := make_interval(secs => greatest(p_keep_hours, 0) * 3600);
+  beyond constant text := greatest(substr(p_after, length(p_bucket) + 2) collate "C", 'inputs/');
+  paths text[];
+  examined bigint;
+  last text;
+begin
+  if to_regclass('storage.objects') is null then
+    return '{"paths": []}';
+  end if;
+  with page as materialized (
+    select o.name, o.created_at from storage.objects o
+    where o.bucket_id = p_bucket and o.name collate "C" > beyond and o.name collate "C" < 'inputs0'
+    order by o.name collate "C" limit p_examine
+  ), ours as (
+    -- The parts are cut out without the regular expression, whose captures would cost a hundred times as much.
+    select p.name, p.created_at,
+      case when p.matches then split_part(p.name, '/', 2)::uuid end as job_id,
+      case when p.matches then split_part(p.name, '/', 3)::integer end as attempt
+    from (select *, name ~ '^inputs/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/[0-9]{1,9}/' as matches
+          from page) p
+  ), unneeded as (
+    select p.name from ours p
+    -- With a limit, each stays a look into the primary key: whole tables would be read for every page.
+    left join lateral (select x.* from public.video_jobs x where x.id = p.job_id limit 1) j on true
+    left join lateral (
+      select x.* from public.video_job_attempts x
+      where x.job_id = p.job_id and x.attempt = p.attempt and p_bucket || '/' || p.name = any (x.input_objects)
+      limit 1) a on true
+    where p.job_id is not null and case
+      when a.job_id is null then
+        p.created_at < now() - greatest(keep, interval '1 day')
+        and not coalesce(j.attempt = p.attempt and j.lease_owner is not null, false)
+      else
+        a.state not in ('submitting', 'unknown', 'queued', 'running')
+        and (j.id is null or j.status in ('completed', 'failed', 'cancelled') or j.try_number > a.try_number)
+        and coalesce(a.ended_at, a.created_at) <= now() - keep end
+    order by p.name collate "C" limit p_want
+  )
+  select (select coalesce(array_agg(u.name order by u.name collate "C"), '{}') from unneeded u),
+         (select count(*) from page), (select max(p.name collate "C") from page p)
+    into paths, examined, last;
+  return jsonb_build_object('bucket', p_bucket, 'paths', paths, 'after', case
+    when cardinality(paths) = p_want then p_bucket || '/' || paths[p_want]
+    when examined = p_examine then p_bucket || '/' || last end);
+end $$;
+
 CREATE FUNCTION public.video_job_attempts_after_change() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -760,6 +887,20 @@ CREATE FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) RET
   from waiting w order by 4 limit p_want
 $$;
 
+CREATE FUNCTION public.video_job_may_upload_v1(p_bucket text) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  most constant integer := (select b.max_objects_per_user from public.video_job_buckets b where b.id = p_bucket);
+  folder constant text := auth.uid()::text;
+begin
+  return coalesce((select count(*) from (
+    select from storage.objects o
+    where o.bucket_id = p_bucket and o.name collate "C" > folder || '/' and o.name collate "C" < folder || '0'
+    limit most) found) < most and folder is not null, false);
+end $$;
+
 CREATE FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
@@ -774,6 +915,43 @@ begin
   end if;
   return given;
 end $$;
+
+CREATE FUNCTION public.video_job_object_v1(p_url text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT COST 1000 PARALLEL SAFE
+    SET search_path TO ''
+    AS $_$
+declare
+  -- What Python's str.strip removes, as the worker does.
+  address constant text := btrim(p_url, U&'\0009\000A\000B\000C\000D\001C\001D\001E\001F \0085\00A0\1680\2000\2001\2002\2003\2004\2005\2006\2007\2008\2009\200A\2028\2029\202F\205F\3000');
+  path text;
+  before text;
+  object text;
+begin
+  if address ~* '^storage://' then
+    object := substr(address, 11);
+  else
+    path := substring(address from '(?i)^https?://[^/?#]*([^?#]*)');
+    if position('%' in path) > 0 then
+      begin
+        path := (select convert_from(string_agg(
+            case when m.part[1] ~ '^%..$' then decode(substr(m.part[1], 2), 'hex') else convert_to(m.part[1], 'UTF8') end,
+            '' order by m.n), 'UTF8')
+          from regexp_matches(path, '%[0-9A-Fa-f]{2}|[^%]+|%', 'g') with ordinality m (part, n));
+      exception when others then
+        return null;  -- no text, so no object's name; an insert must not fail because of it
+      end;
+    end if;
+    -- Clients resolve these before they ask.
+    while path like '%/.%' and path is distinct from before loop
+      before := path;
+      path := regexp_replace(path, '/\.(/|$)', '/', 'g');
+      path := regexp_replace(path, '^(/\.\.(?=/|$))+|/(?!\.\.(?:/|$))[^/]*/\.\.(?=/|$)', '');
+    end loop;
+    object := substring(path from '/storage/v1/(?:object|render/image|s3)/(?:(?:public|sign|authenticated)/)?([^/]+/.+)$');
+  end if;
+  -- No name in Storage is longer; an index entry must stay far below 2,700 bytes.
+  return case when octet_length(object) <= 1200 then object end;
+end $_$;
 
 CREATE FUNCTION public.video_job_pick_v1(p_object jsonb, p_keys text[]) RETURNS jsonb
     LANGUAGE sql IMMUTABLE
@@ -1183,6 +1361,15 @@ WITH (fillfactor='80');
 
 COMMENT ON TABLE public.video_job_attempts IS 'talking-head-worker: one row per submission to RunPod. No foreign key: it outlives its job, so that an orphaned run can still be cancelled.';
 
+CREATE TABLE public.video_job_buckets (
+    id text NOT NULL,
+    max_objects_per_user integer DEFAULT 100 NOT NULL,
+    clean boolean DEFAULT false NOT NULL,
+    CONSTRAINT max_objects_per_user_must_not_be_negative CHECK ((max_objects_per_user >= 0))
+);
+
+COMMENT ON TABLE public.video_job_buckets IS 'talking-head-worker: the buckets for uploads, how many objects a user may have in each, whether orphans are removed.';
+
 CREATE TABLE public.video_job_events (
     id bigint NOT NULL,
     job_id uuid NOT NULL,
@@ -1267,6 +1454,9 @@ ALTER TABLE ONLY public.video_job_attempts
 ALTER TABLE ONLY public.video_job_attempts
     ADD CONSTRAINT video_job_attempts_pkey PRIMARY KEY (job_id, attempt);
 
+ALTER TABLE ONLY public.video_job_buckets
+    ADD CONSTRAINT video_job_buckets_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.video_job_events
     ADD CONSTRAINT video_job_events_pkey PRIMARY KEY (id);
 
@@ -1318,7 +1508,13 @@ CREATE INDEX video_job_users_untold ON public.video_job_users USING btree (user_
 
 CREATE INDEX video_jobs_active ON public.video_jobs USING btree (id) WHERE (status = ANY (ARRAY['submitted'::text, 'running'::text]));
 
+CREATE INDEX video_jobs_audio_object ON public.video_jobs USING btree (public.video_job_object_v1(audio_url)) WHERE (status <> 'completed'::text);
+
 CREATE INDEX video_jobs_delayed ON public.video_jobs USING btree (available_at) WHERE ((status = 'queued'::text) AND delayed);
+
+CREATE INDEX video_jobs_ended ON public.video_jobs USING btree (completed_at) WHERE (completed_at IS NOT NULL);
+
+CREATE INDEX video_jobs_image_object ON public.video_jobs USING btree (public.video_job_object_v1(image_url)) WHERE (status <> 'completed'::text);
 
 CREATE INDEX video_jobs_line_of_nobody ON public.video_jobs USING btree (priority DESC, turn, created_at, id) WHERE ((status = 'queued'::text) AND (NOT delayed) AND (user_id IS NULL));
 
@@ -1347,6 +1543,8 @@ CREATE POLICY "people insert their own jobs" ON public.video_jobs FOR INSERT TO 
 CREATE POLICY "people read their own jobs" ON public.video_jobs FOR SELECT TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id));
 
 ALTER TABLE public.video_job_attempts ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE public.video_job_buckets ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.video_job_events ENABLE ROW LEVEL SECURITY;
 
@@ -1385,8 +1583,14 @@ GRANT ALL ON FUNCTION public.get_video_job_limits_v1() TO service_role;
 REVOKE ALL ON FUNCTION public.inspect_video_jobs_v1() FROM PUBLIC;
 GRANT ALL ON FUNCTION public.inspect_video_jobs_v1() TO service_role;
 
+REVOKE ALL ON FUNCTION public.orphaned_video_job_uploads_v1(p_keep_days integer, p_after text, p_examine integer, p_want integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.orphaned_video_job_uploads_v1(p_keep_days integer, p_after text, p_examine integer, p_want integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.prune_video_job_history_v1(p_keep_days integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.prune_video_jobs_v1(p_keep_days integer, p_want integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.prune_video_jobs_v1(p_keep_days integer, p_want integer) TO service_role;
 
 REVOKE ALL ON FUNCTION public.recount_video_job_users_v1(p_want integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.recount_video_job_users_v1(p_want integer) TO service_role;
@@ -1441,6 +1645,9 @@ GRANT ALL ON FUNCTION public.stranded_video_jobs_v1(p_want integer, p_after uuid
 REVOKE ALL ON FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.take_due_video_job_submissions_v1(p_want integer, p_poll_seconds double precision, p_all boolean, p_after uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.unneeded_video_job_inputs_v1(p_bucket text, p_keep_hours double precision, p_after text, p_examine integer, p_want integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.unneeded_video_job_inputs_v1(p_bucket text, p_keep_hours double precision, p_after text, p_examine integer, p_want integer) TO service_role;
+
 REVOKE ALL ON FUNCTION public.video_job_attempts_after_change() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.video_job_case_v1(p_job_id uuid) FROM PUBLIC;
@@ -1469,8 +1676,16 @@ GRANT ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) TO 
 REVOKE ALL ON FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) TO service_role;
 
+REVOKE ALL ON FUNCTION public.video_job_may_upload_v1(p_bucket text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_may_upload_v1(p_bucket text) TO authenticated;
+GRANT ALL ON FUNCTION public.video_job_may_upload_v1(p_bucket text) TO service_role;
+
 REVOKE ALL ON FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_object_v1(p_url text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_object_v1(p_url text) TO authenticated;
+GRANT ALL ON FUNCTION public.video_job_object_v1(p_url text) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_pick_v1(p_object jsonb, p_keys text[]) FROM PUBLIC;
 
@@ -1504,6 +1719,8 @@ REVOKE ALL ON FUNCTION public.write_video_job_changes_v1(p_changes jsonb) FROM P
 GRANT ALL ON FUNCTION public.write_video_job_changes_v1(p_changes jsonb) TO service_role;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.video_job_attempts TO service_role;
+
+GRANT SELECT ON TABLE public.video_job_buckets TO service_role;
 
 GRANT SELECT,INSERT,DELETE ON TABLE public.video_job_events TO service_role;
 

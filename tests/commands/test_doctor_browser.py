@@ -65,7 +65,7 @@ async def test_without_anonymous_sign_ins_it_says_so(backend: Backend) -> None:
 @pytest.mark.parametrize(
     ("plant", "says"),
     [
-        ("drop policy video_job_inputs_insert on storage.objects", "upload to inputs is refused"),
+        ("drop policy video_job_uploads_insert on storage.objects", "upload to inputs is refused"),
         ("revoke insert on public.video_jobs from authenticated", "insert is refused"),
         ('drop policy "people insert their own jobs" on public.video_jobs', "insert is refused"),
         ('drop policy "people read their own jobs" on public.video_jobs', "cannot read the row"),

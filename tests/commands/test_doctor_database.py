@@ -269,17 +269,17 @@ FAULTS = {
         undo="drop function public.nothing() cascade",
     ),
     "browsers may not upload": Fault(
-        plant="drop policy video_job_inputs_insert on storage.objects",
+        plant="drop policy video_job_uploads_insert on storage.objects",
         check="storage.policies",
-        says="Missing: video_job_inputs_insert. A browser's upload then fails",
+        says="Missing: video_job_uploads_insert. A browser's upload then fails",
         fix=AGAIN,
     ),
     "browsers may upload anywhere": Fault(
-        plant="alter policy video_job_inputs_insert on storage.objects with check (true)",
+        plant="alter policy video_job_uploads_insert on storage.objects with check (true)",
         check="storage.policies",
-        says="Changed since the migrations created it: video_job_inputs_insert",
+        says="Changed since the migrations created it: video_job_uploads_insert",
         fix="drop policy if exists",
-        undo="drop policy video_job_inputs_insert on storage.objects",
+        undo="drop policy video_job_uploads_insert on storage.objects",
     ),
     "everybody may read every upload": Fault(
         plant="alter table storage.objects disable row level security",

@@ -21,7 +21,6 @@ EXAMPLES = {
     "RUNPOD_API_KEY": "rpa_",
     "RUNPOD_ENDPOINT_ID": "abc123",
     "GPU_PRICE_PER_SECOND": "0.00044",
-    "INPUT_BUCKETS": "inputs",
     "WEBHOOK_SECRET": "the output of: openssl rand -hex 32",
 }
 
@@ -46,6 +45,8 @@ def text() -> str:
 def _default(value: object) -> str:
     if value in ("", (), None):
         return ""
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
