@@ -302,6 +302,12 @@ class DecoderUnavailable(TransientError):
     code = "decoder_unavailable"
 
 
+class DecodersBusy(TransientError):
+    """Too many files that are costly to decode wait already."""
+
+    code = "decoders_busy"
+
+
 class RunPodUnavailable(TransientError):
     """RunPod did not answer, or answered 5xx, to a request that has not started a run."""
 

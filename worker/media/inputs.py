@@ -13,6 +13,7 @@ from uuid import UUID
 
 from worker.jobs.errors import InputUnavailable, JobFailed
 from worker.jobs.retry import INPUT_SECONDS
+from worker.media.decoder_queue import Client
 from worker.media.decoders import Decoders
 from worker.media.fetch import Deadline, Fetcher
 from worker.media.first_look import Kind
@@ -56,6 +57,7 @@ class OpenedMedia:
     image_source: str | ObjectName
     audio_file: BinaryIO
     image_file: BinaryIO
+    client: Client
 
 
 class InputMedia:
@@ -108,10 +110,10 @@ class InputMedia:
         async with self._open:
             with TemporaryFile() as image_file, TemporaryFile() as audio_file:
                 # Waiting for others is over: from here on the job's own hosts are measured.
-                deadline = Deadline.after(seconds)
+                deadline, client = Deadline.after(seconds), Client(user)
                 image, audio = await both(
-                    self._image(image_source, image_file, deadline),
-                    self._audio(audio_source, audio_file, deadline),
+                    self._image(image_source, image_file, deadline, client),
+                    self._audio(audio_source, audio_file, deadline, client),
                 )
                 yield OpenedMedia(
                     audio=audio,
@@ -120,17 +122,18 @@ class InputMedia:
                     image_source=image_source,
                     audio_file=audio_file,
                     image_file=image_file,
+                    client=client,
                 )
 
     async def probe_audio(self, url: str) -> AudioFacts:
         """Return the facts of one audio URL; raise as `open`."""
         with TemporaryFile() as file:
-            return await self._audio(url, file, Deadline.after())
+            return await self._audio(url, file, Deadline.after(), Client())
 
     async def probe_image(self, url: str) -> ImageFacts:
         """Return the facts of one image URL; raise as `open`."""
         with TemporaryFile() as file:
-            return await self._image(url, file, Deadline.after())
+            return await self._image(url, file, Deadline.after(), Client())
 
     def _source(self, kind: Kind, url: str | None, user_id: str | None) -> str | ObjectName:
         if url is None or not url.strip():
@@ -149,17 +152,19 @@ class InputMedia:
         )
 
     async def _image(
-        self, source: str | ObjectName, file: BinaryIO, deadline: Deadline
+        self, source: str | ObjectName, file: BinaryIO, deadline: Deadline, client: Client
     ) -> ImageFacts:
         await self._fetch(source, "image", self._policy.max_image_bytes, file, deadline)
         limit = self._policy.max_image_pixels
-        return await self._decoders.probe_image(file, max_pixels=limit)
+        return await self._decoders.probe_image(file, max_pixels=limit, client=client)
 
     async def _audio(
-        self, source: str | ObjectName, file: BinaryIO, deadline: Deadline
+        self, source: str | ObjectName, file: BinaryIO, deadline: Deadline, client: Client
     ) -> AudioFacts:
         await self._fetch(source, "audio", self._policy.max_audio_bytes, file, deadline)
-        return await self._decoders.probe_audio(file, max_seconds=self._policy.max_audio_seconds)
+        return await self._decoders.probe_audio(
+            file, max_seconds=self._policy.max_audio_seconds, client=client
+        )
 
     async def _fetch(
         self,
@@ -211,8 +216,10 @@ class InputMedia:
             )
         names = self._prepared.names(job_id, attempt)
         try:
-            await self._prepared.put_image(names.image, media.image_file, plan)
-            await self._prepared.put_audio(names.audio, media.audio_file, media.audio, plan)
+            await self._prepared.put_image(names.image, media.image_file, plan, client=media.client)
+            await self._prepared.put_audio(
+                names.audio, media.audio_file, media.audio, plan, client=media.client
+            )
             return PublishedInputs(
                 image_url=await self._address(names.image, "image", lifetime),
                 audio_url=await self._address(names.audio, "audio", lifetime),
