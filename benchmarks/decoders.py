@@ -41,6 +41,12 @@ def peak_mib(pid: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
+def code_mib(pid: int) -> float:
+    """Return how much of the memory of a running process are files, which all decoders share."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("RssFile:")[1].split()[0]) / 1024
+
+
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     if image.mode in ("RGB", "RGBA"):
@@ -87,11 +93,14 @@ def _flac(seconds: int, rate: int, layout: str) -> bytes:
     return out.getvalue()
 
 
+# The largest picture of a first look, which may be decoded beside a costly one.
+FIRST_LOOK = "image: WebP, RGBA, 12 Mpx"
 FILES: dict[str, Callable[[], bytes]] = {
     "image: PNG, RGBA, 50 Mpx": lambda: _saved(_plain(), "PNG", compress_level=1),
     "image: WebP, RGBA, 36 Mpx": lambda: _saved(
         _plain(6000), "WEBP", lossless=True, method=0, quality=0
     ),
+    FIRST_LOOK: lambda: _saved(_plain(3490), "WEBP", lossless=True, method=0, quality=0),
     "image: AVIF, RGBA, 50 Mpx": lambda: _saved(_plain(), "AVIF", speed=10),
     "image: HEIC, RGBA, 50 Mpx": _heic,
     "image: TIFF, float, 50 Mpx": lambda: _saved(
@@ -115,7 +124,7 @@ async def _cost(path: Path) -> dict[str, Any]:
         return started[-1]
 
     pool = Decoders(DecoderLimits(), start=start)
-    began, verdict, peak = time.perf_counter(), "", 0.0
+    began, verdict, peak, code = time.perf_counter(), "", 0.0, 0.0
     with path.open("rb") as file, tempfile.TemporaryFile() as into:
         work = _image if path.name.startswith("image") else _audio
         try:
@@ -123,14 +132,14 @@ async def _cost(path: Path) -> dict[str, Any]:
         except JobFailed as error:
             verdict = error.code
         else:
-            peak = peak_mib(started[-1].pid)
+            peak, code = peak_mib(started[-1].pid), code_mib(started[-1].pid)
     seconds = time.perf_counter() - began
     before = os.times()
     pool.close()
     after = os.times()
     cpu = after.children_user + after.children_system
     cpu -= before.children_user + before.children_system
-    return {"verdict": verdict, "peak": peak, "seconds": seconds, "cpu": cpu}
+    return {"verdict": verdict, "peak": peak, "seconds": seconds, "cpu": cpu, "code": code}
 
 
 async def _image(pool: Decoders, file: BinaryIO, into: BinaryIO) -> None:
@@ -170,9 +179,12 @@ def main() -> int:
         table.add_row(name, *numbers, cost["verdict"] or "-")
     Console(width=110 if not sys.stdout.isatty() else None).print(table)
     worst = max(cost["peak"] for cost in measured["costs"])
-    together = worst + measured["daemon"]
+    first = measured["costs"][list(FILES).index(FIRST_LOOK)]
+    beside = first["peak"] - first["code"]
+    together = worst + beside + measured["daemon"]
     print(
-        f"daemon {measured['daemon']:.0f} MiB + worst decoder {worst:.0f} MiB = {together:.0f} MiB "
+        f"daemon {measured['daemon']:.0f} MiB + worst decoder {worst:.0f} MiB + worst first look "
+        f"{beside:.0f} MiB (without shared code) = {together:.0f} MiB "
         f"(target: below {MACHINE_MIB} MiB)"
     )
     return 0

@@ -33,7 +33,7 @@ begin
     -- when nobody answers for it any more, even if its row is deleted meanwhile
     now() + make_interval(secs => 2 * p_lease_seconds));
   perform public.video_job_set_v1(p_job_id, null, array['plan', 'progress'],
-    p_columns || '{"crashes": 0, "crashes_alone": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
+    p_columns || '{"crashes": 0, "crashes_alone": 0, "input_tries": 0, "input_seconds": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
   perform public.video_job_recount_users_v1(array[job.user_id]);
   return query select public.video_job_case_v1(p_job_id) || jsonb_build_object('job_id', p_job_id);
 end $$;
@@ -454,6 +454,8 @@ CREATE TABLE public.video_jobs (
     claimed_alone boolean DEFAULT false NOT NULL,
     crashes integer DEFAULT 0 NOT NULL,
     crashes_alone integer DEFAULT 0 NOT NULL,
+    input_tries integer DEFAULT 0 NOT NULL,
+    input_seconds integer DEFAULT 0 NOT NULL,
     ending_code text,
     ending_message text,
     revision bigint DEFAULT 0 NOT NULL,
@@ -782,7 +784,7 @@ CREATE FUNCTION public.video_job_columns_v1(p_group text) RETURNS text[]
       'video_duration', 'seed_used', 'warnings', 'estimated_cost_usd']
     when 'progress' then array['status', 'phase', 'phase_detail', 'progress', 'progress_source', 'eta_at', 'queue_position',
       'error_code', 'error_message', 'video_url', 'runpod_job_id', 'started_at', 'completed_at', 'available_at',
-      'ending_code', 'ending_message', 'crashes', 'crashes_alone', 'claimed_alone', 'lease_owner', 'lease_expires_at']
+      'ending_code', 'ending_message', 'crashes', 'crashes_alone', 'claimed_alone', 'input_tries', 'input_seconds', 'lease_owner', 'lease_expires_at']
     -- by the worker, kept by a retry
     when 'history' then array['cost_usd']
     -- by triggers and the claim alone
@@ -844,7 +846,7 @@ CREATE FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep text[]
     AS $$
   select r.* from jsonb_populate_record(null::public.video_jobs,
     public.video_job_foreign_defaults_v1() || jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
-      'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
+      'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'input_tries', 0, 'input_seconds', 0, 'revision', 0,
       'phase_detail', 'Waiting in line.', 'turn', 0, 'delayed', false, 'inserted_by', 'service', 'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
     || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
 $$;

@@ -73,6 +73,7 @@ class FakeStore:
             "try_number": 1, "revision": 0, "image_url": "https://h/i", "audio_url": "https://h/a",
             "quality": "hd", "metadata": {}, "cancel_requested": False, "progress": 0,
             "crashes": 0, "crashes_alone": 0, "claimed_alone": False, "available_at": self.now,
+            "input_tries": 0, "input_seconds": 0,
             "lease_owner": None, "lease_expires_at": None, "started_at": None, "cost_usd": None,
             "written_at": self.now,
         } | values  # fmt: skip
@@ -248,7 +249,8 @@ class FakeStore:
             "next_poll_at": self.now + 2 * self.lease_seconds,
         }  # fmt: skip
         row |= dict(submission.columns) | {
-            "crashes": 0, "crashes_alone": 0, "lease_expires_at": self.now + self.lease_seconds,
+            "crashes": 0, "crashes_alone": 0, "input_tries": 0, "input_seconds": 0,
+            "lease_expires_at": self.now + self.lease_seconds,
         }  # fmt: skip
         self._touch(row)
         return self.look(job.id)
@@ -396,6 +398,7 @@ class FakeMedia:
     def __init__(self) -> None:
         self.problems: deque[Exception] = deque()
         self.opened = 0
+        self.allowed: list[float] = []
         self.discarded: list[str] = []
         self.opening = asyncio.Event()
         self.gate: asyncio.Event | None = None
@@ -403,9 +406,10 @@ class FakeMedia:
 
     @asynccontextmanager
     async def open(
-        self, *, image_url: str | None, audio_url: str | None, user_id: str | None
+        self, *, image_url: str | None, audio_url: str | None, user_id: str | None, seconds: float
     ) -> AsyncIterator[Any]:
         self.opened += 1
+        self.allowed.append(seconds)
         self.opening.set()
         if self.gate is not None:
             await self.gate.wait()

@@ -111,7 +111,6 @@ class Harness:
             own_addresses=("storage://",),
             clock=self.clock,
             jitter=lambda: 0.5,
-            sleep=self.sleep,
         )
         submitter = Submitter(
             store=self.store,

@@ -184,7 +184,6 @@ class App:
             own_addresses=own_addresses(settings),
             clock=environment.monotonic,
             jitter=environment.jitter,
-            sleep=environment.sleep,
         )
         submitter = Submitter(
             store=self.store,

@@ -45,6 +45,8 @@ def input_policy(settings: Settings) -> InputPolicy:
         media_bucket=settings.prepared_bucket,
         image_fit=settings.image_fit,
         max_audio_seconds=Fraction(settings.max_audio_seconds),
+        # Preparation has its own places: a second line here would not be fair.
+        max_open=settings.max_preparing,
     )
 
 

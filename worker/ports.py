@@ -115,7 +115,7 @@ class Media(Protocol):
     """Fetches, checks and publishes a job's inputs."""
 
     def open(
-        self, *, image_url: str | None, audio_url: str | None, user_id: str | None
+        self, *, image_url: str | None, audio_url: str | None, user_id: str | None, seconds: float
     ) -> AbstractAsyncContextManager[Any]: ...
 
     async def publish(

@@ -227,7 +227,8 @@ class Settings(BaseSettings):
         default=2,
         ge=1,
         le=64,
-        description="Most files to decode at a time, only one image; never more than cores.",
+        description="Most files to decode at a time, one of them a costly one. From 2 on, costly "
+        "files delay only one another; more than cores, but at least 2, are never used.",
     )
     image_fit: Literal["cover", "contain", "blur"] = Field(
         default="cover",

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from worker.jobs.errors import WorkerError
 from worker.reconcile.reconciler import Reconciler, WebhookResult
+from worker.runtime.connections import LIMITS, LimitedProtocol
 from worker.runtime.loops import Heartbeats
 from worker.runtime.metrics import METRICS
 from worker.runtime.readiness import Readiness
@@ -155,7 +156,12 @@ def server_for(web: Web) -> uvicorn.Server:
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=3,
-            timeout_keep_alive=15,
+            http=LimitedProtocol,
+            # An upgraded connection would be outside the limits.
+            ws="none",
+            backlog=LIMITS.backlog,
+            h11_max_incomplete_event_size=LIMITS.head_bytes,
+            timeout_keep_alive=int(LIMITS.request_seconds),
         )
     )
 

@@ -97,6 +97,9 @@ create table if not exists public.video_jobs (
   claimed_alone boolean not null default false,
   crashes integer not null default 0,
   crashes_alone integer not null default 0,
+  -- how often, and for how many seconds in all, a host did not deliver the inputs
+  input_tries integer not null default 0,
+  input_seconds integer not null default 0,
   ending_code text,
   ending_message text,
   revision bigint not null default 0,
@@ -181,7 +184,7 @@ language sql immutable set search_path = '' as $$
       'video_duration', 'seed_used', 'warnings', 'estimated_cost_usd']
     when 'progress' then array['status', 'phase', 'phase_detail', 'progress', 'progress_source', 'eta_at', 'queue_position',
       'error_code', 'error_message', 'video_url', 'runpod_job_id', 'started_at', 'completed_at', 'available_at',
-      'ending_code', 'ending_message', 'crashes', 'crashes_alone', 'claimed_alone', 'lease_owner', 'lease_expires_at']
+      'ending_code', 'ending_message', 'crashes', 'crashes_alone', 'claimed_alone', 'input_tries', 'input_seconds', 'lease_owner', 'lease_expires_at']
     -- by the worker, kept by a retry
     when 'history' then array['cost_usd']
     -- by triggers and the claim alone

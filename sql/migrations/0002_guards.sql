@@ -54,7 +54,7 @@ create or replace function public.video_job_fresh_v1(p_row public.video_jobs, p_
 language sql stable set search_path = '' as $$
   select r.* from jsonb_populate_record(null::public.video_jobs,
     public.video_job_foreign_defaults_v1() || jsonb_build_object('status', 'queued', 'phase', 'in_line', 'progress', 0, 'warnings', '[]'::jsonb, 'attempt', 0,
-      'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'revision', 0,
+      'try_number', 1, 'crashes', 0, 'crashes_alone', 0, 'claimed_alone', false, 'input_tries', 0, 'input_seconds', 0, 'revision', 0,
       'phase_detail', 'Waiting in line.', 'turn', 0, 'delayed', false, 'inserted_by', 'service', 'cancel_requested', false, 'available_at', now(), 'created_at', now(), 'updated_at', now())
     || public.video_job_pick_v1(to_jsonb(p_row), p_keep)) r
 $$;

@@ -148,7 +148,7 @@ begin
     -- when nobody answers for it any more, even if its row is deleted meanwhile
     now() + make_interval(secs => 2 * p_lease_seconds));
   perform public.video_job_set_v1(p_job_id, null, array['plan', 'progress'],
-    p_columns || '{"crashes": 0, "crashes_alone": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
+    p_columns || '{"crashes": 0, "crashes_alone": 0, "input_tries": 0, "input_seconds": 0}', jsonb_build_object('lease_expires_at', p_lease_seconds));
   perform public.video_job_recount_users_v1(array[job.user_id]);
   return query select public.video_job_case_v1(p_job_id) || jsonb_build_object('job_id', p_job_id);
 end $$;

@@ -265,21 +265,54 @@ async def test_rows_claimed_before_the_trouble_are_given_back_unsent(harness: Ha
     assert len(harness.media.discarded) == 2
 
 
-async def test_an_input_that_comes_at_the_third_look_is_used(harness: Harness) -> None:
+async def test_waiting_for_a_second_try_gives_the_place_back(harness: Harness) -> None:
     harness.store.insert()
-    harness.media.problems.extend([InputUnavailable("audio_unreachable", "timeout")] * 2)
+    away = InputUnavailable("audio_unreachable", "https://h/a answered 503.", retry_in=45.0)
+    harness.media.problems.append(away)
+    await harness.dispatch()
+    assert harness.store.job().status is JobStatus.QUEUED
+    assert harness.dispatcher.claims == {}
+    assert harness.slept == []
+    assert harness.store.wait_of() == 45.0
+    assert harness.store.job().phase_detail == (
+        "Waiting: https://h/a answered 503. Try 2 of 3 follows in 45 s."
+    )
+    assert harness.readiness.status == "ok"
+
+
+async def away(harness: Harness, *, times: int, seconds: float = 1.0) -> None:
+    """The audio's host fails so many tries, each time in a new process."""
+    for _ in range(times):
+        error = InputUnavailable("audio_unreachable", "timeout", seconds=seconds)
+        harness.media.problems.append(error)
+        harness.restart()
+        await harness.dispatch()
+        harness.store.now += 300
+
+
+async def test_an_input_that_comes_at_the_third_try_is_used(harness: Harness) -> None:
+    harness.store.insert()
+    await away(harness, times=2)
     await harness.dispatch()
     assert harness.store.job().status is JobStatus.SUBMITTED
+    assert (harness.store.job().input_tries, harness.store.job().input_seconds) == (0, 0)
 
 
-async def test_an_input_that_stays_away_fails_the_job(harness: Harness) -> None:
+async def test_an_input_that_stays_away_fails_the_job_whatever_restarts(harness: Harness) -> None:
     harness.store.insert()
-    harness.media.problems.extend([InputUnavailable("audio_unreachable", "timeout")] * 3)
-    await harness.dispatch()
+    await away(harness, times=3)
     assert harness.media.opened == 3
     assert harness.store.job().status is JobStatus.FAILED
     assert harness.store.job().error_code == "audio_unreachable"
     assert harness.store.attempts == {}
+
+
+async def test_all_tries_of_a_job_share_its_120_seconds(harness: Harness) -> None:
+    harness.store.insert()
+    await away(harness, times=1, seconds=70.5)
+    await away(harness, times=1, seconds=45.0)
+    assert harness.media.allowed == [120, 49]
+    assert harness.store.job().status is JobStatus.FAILED
 
 
 async def test_an_input_in_our_own_storage_is_waited_for(harness: Harness) -> None:
@@ -304,8 +337,10 @@ async def test_only_the_file_that_lies_in_our_own_storage_is_waited_for(
     harness: Harness, code: str, status: JobStatus
 ) -> None:
     harness.store.insert(image_url="storage://inputs/u/i.jpg", audio_url="https://h/a")
-    harness.media.problems.extend([InputUnavailable(code, "503")] * 3)
-    await harness.dispatch()
+    for _ in range(3):
+        harness.media.problems.append(InputUnavailable(code, "503"))
+        await harness.dispatch()
+        harness.store.now += 300
     assert harness.store.job().status is status
 
 
@@ -325,9 +360,10 @@ async def test_our_own_storage_is_waited_for_an_hour_from_its_first_failure(
         await harness.dispatch()
         assert harness.store.job().status is JobStatus.QUEUED
     harness.now += 1
-    harness.store.now += 60
-    harness.media.problems.extend([InputUnavailable("image_unreachable", "503")] * 3)
-    await harness.dispatch()
+    for _ in range(3):
+        harness.store.now += 60
+        harness.media.problems.append(InputUnavailable("image_unreachable", "503"))
+        await harness.dispatch()
     assert harness.store.job().status is JobStatus.FAILED
 
 
@@ -384,6 +420,16 @@ async def test_an_unreadable_file_is_no_trouble_of_the_machine(harness: Harness)
     assert harness.store.job().error_code == "internal_error"
 
 
+async def test_only_a_file_out_of_our_storage_shows_that_it_is_back(harness: Harness) -> None:
+    harness.readiness.report("storage", "Storage answered 503.")
+    harness.store.insert(1)
+    await harness.dispatch()
+    assert harness.readiness.reasons == ["storage: Storage answered 503."]
+    harness.store.insert(2, image_url="storage://inputs/u/i.jpg")
+    await harness.dispatch()
+    assert harness.readiness.reasons == []
+
+
 async def test_only_the_answer_to_a_post_is_waited_for_on_the_way_down(harness: Harness) -> None:
     """A run that is known and only waits to be recorded does not hold up the end for long."""
     harness.store.insert()
@@ -408,10 +454,8 @@ async def test_only_the_answer_to_a_post_is_waited_for_on_the_way_down(harness: 
 
 
 async def test_a_host_that_uses_up_all_its_time_gets_no_second_try(harness: Harness) -> None:
-    """Three tries of two minutes each would hold the places of three other jobs' files."""
     harness.store.insert()
-    harness.media.problems.append(InputUnavailable("audio_unreachable", "too slow", slow=True))
-    await harness.dispatch()
+    await away(harness, times=1, seconds=119.0)
     assert harness.media.opened == 1
     assert harness.store.job().status is JobStatus.FAILED
 

@@ -10,6 +10,7 @@ from tests.jobs.test_lifecycle import cancelled, told
 from worker.jobs.events import (
     Accepted,
     Event,
+    InputNotDelivered,
     OutcomeUnknown,
     Refused,
     Rejected,
@@ -22,6 +23,9 @@ CLAIMED = job("preparing", phase="checking_media", lease_left=30.0, crashes=2)
 EXPIRED = job("preparing", phase="checking_media", lease_left=-1.0)
 RELEASED = Released(attempt=1, retry_seconds=10.0, detail="Waiting: Storage answered 503.")
 REJECTED = Rejected(attempt=1, code="image_unreadable", message="not an image")
+AWAY = InputNotDelivered(
+    attempt=1, code="audio_unreachable", message="https://h/a answered 503.", seconds=7.2
+)
 REFUSED = Refused(attempt=1, reason="429", retry_seconds=9.0)
 UNKNOWN = OutcomeUnknown(attempt=1, reason="read timeout")
 ACCEPTED = Accepted(attempt=1, run_id="r9")
@@ -42,6 +46,33 @@ def test_a_bad_input_fails_the_job() -> None:
     assert told(decision) == "failed:image_unreadable"
     assert decision.change.job["error_message"] == "not an image"
     assert decision.change.job["lease_owner"] is None
+
+
+@pytest.mark.parametrize(
+    ("tries", "seconds", "asked", "wait"),
+    [
+        (0, 0, None, 10.0), (1, 50, None, 40.0), (0, 0, 90.0, 90.0), (0, 0, 0.0, 2.0),
+        (0, 0, 9e9, 300.0), (1, 102, None, 40.0), (2, 0, None, None), (0, 103, None, None),
+    ],
+)  # fmt: skip
+def test_an_input_that_did_not_come_is_asked_for_again_within_bounds(
+    tries: int, seconds: int, asked: float | None, wait: float | None
+) -> None:
+    """Three tries, 120 seconds in all of them; the host's Retry-After counts from 2 to 300 s."""
+    row = replace(CLAIMED, input_tries=tries, input_seconds=seconds)
+    decision = decided(row, event=replace(AWAY, retry_in=asked))
+    values = decision.change.job
+    assert (values["input_tries"], values["input_seconds"]) == (tries + 1, seconds + 8)
+    assert values["lease_owner"] is None
+    if wait is None:
+        assert told(decision) == "failed:audio_unreachable"
+        assert values["error_message"] == "https://h/a answered 503."
+        return
+    assert told(decision) == "released"
+    assert decision.change.job_instants["available_at"] == wait
+    assert values["phase_detail"] == (
+        f"Waiting: https://h/a answered 503. Try {tries + 2} of 3 follows in {wait:.0f} s."
+    )
 
 
 def test_a_refused_post_costs_no_submission_and_is_sent_again() -> None:
@@ -137,7 +168,7 @@ def test_the_end_of_a_claim_that_is_lost_changes_nothing(row: Job, event: Event)
     assert decided(row, event=event).change.job == {}
 
 
-@pytest.mark.parametrize("event", [RELEASED, REJECTED, REFUSED])
+@pytest.mark.parametrize("event", [RELEASED, REJECTED, AWAY, REFUSED])
 def test_the_end_of_an_earlier_claim_does_not_end_the_present_one(event: Event) -> None:
     """Its worker lost the row; the next one is gone, too, and what that one knew counts."""
     row = job("preparing", attempt=2, lease_left=-1.0)

@@ -14,6 +14,7 @@ from worker.jobs.change import Decision
 from worker.jobs.events import (
     Accepted,
     Event,
+    InputNotDelivered,
     NotAccepted,
     NotFound,
     Observed,
@@ -57,6 +58,10 @@ claim_events = st.one_of(
     st.builds(OutcomeUnknown, attempt=attempts, reason=st.just("timeout")),
     st.builds(Rejected, attempt=attempts, code=st.just("audio_missing"), message=st.just("no")),
     st.builds(Released, attempt=attempts),
+    st.builds(
+        InputNotDelivered, attempt=attempts, code=st.just("audio_unreachable"),
+        message=st.just("no"), seconds=st.floats(0, 200),
+    ),
 )  # fmt: skip
 events = observations | claim_events
 submissions = st.builds(

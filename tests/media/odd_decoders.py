@@ -50,6 +50,18 @@ def spins(channel: socket.socket, limits: ProcessLimits):
         pass
 
 
+def spins_later(channel: socket.socket, limits: ProcessLimits):
+    """Answer the first job, and spin on the second."""
+    confine(limits)
+    channel.send(hello(()))
+    channel.recv(65536)
+    channel.send(json.dumps({"result": FACTS}).encode())
+    channel.recv(65536)
+    allow_cpu(limits.cpu_seconds)
+    while True:
+        pass
+
+
 def crashes(channel: socket.socket, limits: ProcessLimits):
     channel.send(hello(("landlock",)))
     channel.recv(65536)

@@ -22,7 +22,7 @@ from worker.media.audio import probe_audio
 from worker.media.audio_render import render_audio
 from worker.media.decoder import landlock, seccomp
 from worker.media.decoder.messages import probe_image_task
-from worker.media.decoder_process import DecoderLimits, start_decoder
+from worker.media.decoder_process import Budget, DecoderLimits, start_decoder
 from worker.media.decoders import Decoders
 
 LIMITS = DecoderLimits(memory_mib=256)
@@ -34,6 +34,9 @@ async def decoder():
     yield started
     started.kill()
     started.wait()
+
+
+BUDGET = Budget(cpu_seconds=60, wall_seconds=60)
 
 
 def _landlock_version() -> int:
@@ -55,7 +58,7 @@ async def test_every_layer_is_in_place_where_the_kernel_has_it(decoder):
 async def test_a_confined_decoder_can_read_its_file_and_do_nothing_else():
     decoder = await start_decoder(LIMITS, command=odd("tries_everything"))
     with stored(b"abc") as file, pytest.raises(JobFailed) as report:
-        await decoder.run(probe_image_task(max_pixels=1), file, None, seconds=60)
+        await decoder.run(probe_image_task(max_pixels=1), file, None, budget=BUDGET)
     decoder.kill()
     decoder.wait()
     assert json.loads(report.value.message) == ["read the job's file"]

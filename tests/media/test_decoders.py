@@ -20,12 +20,14 @@ from structlog.testing import capture_logs
 
 from tests.media.hostile import jpeg_of_scans, m4a_of_samples, webp_of_pixels
 from tests.media.test_images import picture, saved
-from worker.jobs.errors import DecoderUnavailable, JobFailed
+from worker.jobs.errors import DecodersBusy, DecoderUnavailable, JobFailed
 from worker.media import decoder_process
 from worker.media.decoder import __main__ as real
 from worker.media.decoder.messages import DecoderFailure
+from worker.media.decoder_pool import IDLE_SECONDS, PART
 from worker.media.decoder_process import DecoderLimits, DecoderProcess, start_decoder
-from worker.media.decoders import IDLE_SECONDS, PART, Decoders
+from worker.media.decoder_queue import QUICK_CPU_SECONDS, Client
+from worker.media.decoders import MOST_COSTLY_WAITING, QUICK_PIXELS, Decoders
 from worker.runtime.readiness import Readiness
 
 PNG = saved(picture(60, 80), "PNG")
@@ -157,11 +159,10 @@ async def test_nothing_is_left_after_closing(bench):
     [
         ("crashes", "image_unreadable", "stopped working"),
         ("talks_nonsense", "image_unreadable", "stopped working"),
-        ("spins", "image_too_complex", "computing time"),
     ],
 )
 async def test_a_file_on_which_a_fresh_decoder_fails_fails_at_once(bench, name, code, words):
-    made = bench(name, cpu_seconds=1)
+    made = bench(name)
     with pytest.raises(JobFailed, match=words) as failed:
         await made.probe()
     assert failed.value.code == code
@@ -169,8 +170,55 @@ async def test_a_file_on_which_a_fresh_decoder_fails_fails_at_once(bench, name, 
     assert gone(made.started[0])
 
 
-async def test_a_decoder_that_hangs_is_killed(bench):
+async def test_a_file_that_costs_too_much_has_a_first_look_and_a_last_one(bench):
+    made = bench("spins", "spins", cpu_seconds=1)
+    with pytest.raises(JobFailed, match="computing time") as failed:
+        await made.probe()
+    assert failed.value.code == "image_too_complex"
+    assert [decoder.nice for decoder in made.started] == [False, True]
+    assert all(gone(decoder) for decoder in made.started)
+    assert made.started[0].cpu_of_task == QUICK_CPU_SECONDS
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_cpu_seconds_are_a_files_own_also_in_a_reused_decoder(bench, processes):
+    """It is not run again in a fresh one; with one process there is no first look either."""
+    made = bench("spins_later", "spins", cpu_seconds=1, processes=processes)
+    await made.probe()
+    with pytest.raises(JobFailed, match="computing time"):
+        await made.probe()
+    assert len(made.started) == processes
+
+
+async def test_the_kernel_ends_a_decoder_whose_seconds_nobody_counts(bench, monkeypatch):
+    monkeypatch.setattr(DecoderProcess, "_cpu_seconds", lambda _self: 0.0)
+    made = bench("spins", cpu_seconds=1, processes=1)
+    with pytest.raises(JobFailed, match="computing time"):
+        await made.probe()
+
+
+async def test_a_decoder_that_had_no_processor_is_not_the_files_fault(bench, monkeypatch):
+    waited = iter([10.0, 10.03])
+    monkeypatch.setattr(DecoderProcess, "_waited_seconds", lambda _self: next(waited))
     made = bench("hangs", wall_seconds=0.05)
+    with pytest.raises(DecoderUnavailable):
+        await made.probe()
+    assert "no answer within 0.05 s" in made.readiness.reasons[0]
+
+
+async def test_the_kernel_tells_how_long_a_process_ran_and_how_long_it_waited(bench):
+    made = bench()
+    await made.probe()
+    (decoder,) = made.started
+    assert 0 < decoder._cpu_seconds() < 30
+    assert Path(f"/proc/{decoder.pid}/schedstat").exists() == (decoder._waited_seconds() > 0)
+    decoder.kill()
+    decoder.wait()
+    assert (decoder._cpu_seconds(), decoder._waited_seconds()) == (0.0, 0.0)
+
+
+async def test_a_decoder_that_hangs_is_killed(bench):
+    made = bench("hangs", "hangs", wall_seconds=0.05)
     with pytest.raises(JobFailed, match="more time") as failed:
         await made.probe()
     assert failed.value.code == "image_too_complex"
@@ -178,7 +226,7 @@ async def test_a_decoder_that_hangs_is_killed(bench):
 
 
 async def test_a_reused_decoder_that_hangs_is_replaced_before_the_file_is_blamed(bench):
-    made = bench("answers", "crashes", wall_seconds=0.05)
+    made = bench("answers", "crashes", wall_seconds=0.05, processes=1)
     await made.probe()
     with pytest.raises(JobFailed, match="stopped working"):
         await made.probe()
@@ -278,19 +326,32 @@ async def test_what_the_kernel_lacks_is_logged_once(bench):
 
 
 @pytest.mark.parametrize(
-    ("make", "code"),
+    ("make", "code", "looks"),
     [
-        (lambda: jpeg_of_scans(5000), "image_too_complex"),
-        (lambda: webp_of_pixels(7000), "image_too_large"),
+        (lambda: jpeg_of_scans(5000), "image_too_complex", 1),
+        (lambda: webp_of_pixels(7000), "image_too_large", 2),
     ],
     ids=["thousands of scans", "49 Mpx WebP"],
 )
-async def test_a_costly_picture_is_refused(bench, make, code):
+async def test_a_costly_picture_is_refused(bench, make, code, looks):
     made = bench()
     with pytest.raises(JobFailed) as failed:
         await made.probe(make())
     assert failed.value.code == code
-    assert len(made.started) == 1
+    assert sum(decoder.jobs for decoder in made.started) == looks
+
+
+async def test_a_large_picture_is_decoded_apart_from_ordinary_ones(bench):
+    made = bench()
+    client = Client("u")
+    side = 1 + int(QUICK_PIXELS**0.5)
+    with stored(saved(Image.new("L", (side, side)), "JPEG")) as file:
+        facts = await made.pool.probe_image(file, max_pixels=MAX_PIXELS, client=client)
+    assert facts.width == side
+    assert (client.costly, client.proven) == ({"image"}, False)
+    assert [decoder.nice for decoder in made.started] == [False, True]
+    await made.probe()
+    assert [decoder.jobs for decoder in made.started] == [2, 1]
 
 
 async def test_a_picture_that_needs_more_memory_than_permitted_is_refused(bench):
@@ -323,15 +384,22 @@ class Fake:
     """A decoder that answers when a test says so."""
 
     lacking = ()
+    nice = False
+    cpu_of_task = 0.1
 
     def __init__(self) -> None:
         self.jobs = 0
         self.seconds: list[float] = []
+        self.cpu: list[float] = []
         self.answers: asyncio.Queue = asyncio.Queue()
 
-    async def run(self, task, file, into, *, seconds):
+    def give_way(self) -> None:
+        self.nice = True
+
+    async def run(self, task, file, into, *, budget):
         self.jobs += 1
-        self.seconds.append(seconds)
+        self.seconds.append(budget.wall_seconds)
+        self.cpu.append(budget.cpu_seconds)
         if into is not None:
             into.write(b"some bytes")
         answer = await self.answers.get()
@@ -347,8 +415,8 @@ class Fake:
         return True
 
 
-def pool_of(fakes: list[Fake], processes: int, monkeypatch) -> Decoders:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+def pool_of(fakes: list[Fake], processes: int, monkeypatch, *, cores: int = 8) -> Decoders:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(cores)))
 
     async def start(limits):
         fakes.append(Fake())
@@ -397,18 +465,117 @@ async def test_never_two_images_at_once_but_sound_beside_one(monkeypatch):
     pool.close()
 
 
-async def test_never_more_decoders_than_cores(monkeypatch):
+async def test_never_more_decoders_than_cores_but_two_on_one_core(monkeypatch):
+    """Else no place would be left when a file that costs much is decoded."""
     fakes: list[Fake] = []
-    pool = pool_of(fakes, 4, monkeypatch)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
-    small = Decoders(DecoderLimits(processes=4), start=pool._start)
-    tasks = [asyncio.ensure_future(small.probe_audio(io.BytesIO())) for _ in range(3)]
+    pool = pool_of(fakes, 4, monkeypatch, cores=1)
+    tasks = [asyncio.ensure_future(pool.probe_audio(io.BytesIO())) for _ in range(3)]
     await settled()
-    assert len(fakes) == 1
+    assert len(fakes) == 2
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    small.close()
+    pool.close()
+
+
+async def test_costly_files_never_take_the_place_of_a_first_look(monkeypatch):
+    fakes: list[Fake] = []
+    pool = pool_of(fakes, 2, monkeypatch)
+    costly = [
+        asyncio.ensure_future(pool.probe_audio(io.BytesIO(), client=Client(f"u{number}")))
+        for number in range(2)
+    ]
+    await settled()
+    for fake in fakes:
+        fake.answers.put_nowait(DecoderFailure("cpu"))
+    await settled()
+    honest = asyncio.ensure_future(pool.probe_audio(io.BytesIO()))
+    await settled()
+    assert [fake.nice for fake in fakes[2:]] == [True, False]
+    fakes[-1].answers.put_nowait("done")
+    assert await honest == "done"
+    for task in costly:
+        task.cancel()
+    await asyncio.wait(costly)
+    pool.close()
+
+
+async def test_a_first_look_is_shorter_while_many_wait(monkeypatch):
+    fakes: list[Fake] = []
+    pool = pool_of(fakes, 2, monkeypatch)
+    tasks = [asyncio.ensure_future(pool.probe_audio(io.BytesIO())) for _ in range(14)]
+    await settled()
+    for fake in fakes:
+        for _ in tasks:
+            fake.answers.put_nowait("done")
+    assert await asyncio.gather(*tasks) == ["done"] * 14
+    given = sorted(seconds for fake in fakes for seconds in fake.cpu)
+    assert given[0] <= 6 / 11
+    assert given[-1] == QUICK_CPU_SECONDS
+    pool.close()
+
+
+async def test_a_file_known_to_be_costly_has_no_second_first_look(monkeypatch):
+    fakes: list[Fake] = []
+    pool = pool_of(fakes, 2, monkeypatch)
+    client = Client(None, costly={"audio"})
+    task = asyncio.ensure_future(pool.probe_audio(io.BytesIO(), client=client))
+    await settled()
+    assert [fake.nice for fake in fakes] == [True]
+    fakes[0].answers.put_nowait("done")
+    assert await task == "done"
+    pool.close()
+
+
+async def test_too_many_costly_files_give_their_places_back_and_come_one_after_the_other(
+    monkeypatch,
+):
+    fakes: list[Fake] = []
+    pool = pool_of(fakes, 2, monkeypatch)
+
+    def costly() -> asyncio.Future:
+        work = pool.probe_audio(io.BytesIO(), client=Client(None, costly={"audio"}))
+        return asyncio.ensure_future(work)
+
+    waiting = [costly() for _ in range(1 + MOST_COSTLY_WAITING)]
+    await settled()
+    waits = []
+    for _ in range(40):
+        with pytest.raises(DecodersBusy, match="takes long to check") as busy:
+            await costly()
+        waits.append(busy.value.retry_in)
+    assert waits[:2] == pytest.approx([40, 50], abs=1)
+    assert waits[-1] == 300
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    pool.close()
+
+
+async def test_there_are_never_more_processes_than_places(monkeypatch):
+    """One that gives way to others cannot do a first look, and goes for one that can."""
+    fakes: list[Fake] = []
+    gone: list[Fake] = []
+    monkeypatch.setattr(Fake, "kill", lambda fake: gone.append(fake))
+    pool = pool_of(fakes, 2, monkeypatch)
+
+    async def done(kind, amount, **client):
+        tasks = [
+            asyncio.ensure_future(pool.probe_audio(io.BytesIO(), client=Client(None, **client)))
+            for _ in range(amount)
+        ]
+        await settled()
+        assert len(fakes) - len(gone) <= 2
+        for fake in fakes:
+            fake.answers.put_nowait("done")
+        await asyncio.wait(tasks)
+
+    await done("costly", 1, costly={"audio"})
+    await done("first looks", 2)
+    assert gone == [fakes[0]]
+    await done("costly", 1, costly={"audio"})
+    assert len(gone) == 2
+    pool.close()
 
 
 async def test_what_a_failed_decoder_wrote_is_removed(monkeypatch):

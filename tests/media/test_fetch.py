@@ -1,23 +1,26 @@
 """Fetching an input: how an address could reach the private network, and the limits."""
 
 import asyncio
+import errno
 import gzip
 import io
 import socket
+import ssl
 import tracemalloc
 import zlib
 from collections.abc import Callable
 
 import pytest
 
+from tests import idle_time
 from tests.data.media.hosts import Authority, host, redirect, reply
 from worker.jobs.errors import InputUnavailable, JobFailed
 from worker.media import addresses as address
 from worker.media.addresses import is_public, show
-from worker.media.fetch import Fetcher, FetchLimits
+from worker.media.fetch import DEFAULT_LIMITS, Deadline, Fetcher, FetchLimits, raise_machine_trouble
 
 LIMIT = 1024 * 1024
-QUICK = FetchLimits(total_seconds=5, connect_seconds=2, idle_seconds=0.3)
+QUICK = FetchLimits(connect_seconds=2)
 
 
 async def nowhere(name: str, port: int) -> list[str]:
@@ -31,9 +34,11 @@ def answering(*addresses: str) -> Callable:
     return resolver
 
 
-async def fetch(url: str, fetcher: Fetcher, *, limit: int = LIMIT, kind="audio") -> bytes:
+async def fetch(
+    url: str, fetcher: Fetcher, *, limit: int = LIMIT, kind="audio", seconds: float = 120
+) -> bytes:
     into = io.BytesIO()
-    await fetcher.fetch(url, kind=kind, limit=limit, into=into)
+    await fetcher.fetch(url, kind=kind, limit=limit, into=into, deadline=Deadline.after(seconds))
     assert into.tell() == 0
     return into.getvalue()
 
@@ -300,15 +305,35 @@ async def test_a_failing_host_is_asked_again_later(status):
 
 
 async def silent(head: str, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(30)
+    await asyncio.sleep(1000)
 
 
-async def dripping(head: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while not writer.is_closing():
-        writer.write(b"x")
+def dripping_head(seconds: float):
+    """The attack of a host that sends its head for so long, and then asks for another try."""
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\nX: ")
+        for _ in range(round(seconds / 4)):
+            writer.write(b"y")
+            await writer.drain()
+            await asyncio.sleep(4)
+        writer.write(b"\r\n\r\n")
         await writer.drain()
-        await asyncio.sleep(0.01)
+
+    return answer
+
+
+def dripping(size: int, *, piece: int, every: float):
+    """A host that sends a body of `size` bytes in pieces."""
+
+    async def answer(head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+        for _ in range(0, size, piece):
+            writer.write(bytes(piece))
+            await writer.drain()
+            await asyncio.sleep(every)
+
+    return answer
 
 
 async def breaking_off(head: str, writer: asyncio.StreamWriter) -> None:
@@ -330,7 +355,7 @@ async def endless_head(head: str, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-@pytest.mark.parametrize("answer", [silent, breaking_off, nonsense, endless_head])
+@pytest.mark.parametrize("answer", [breaking_off, nonsense, endless_head])
 async def test_a_host_that_stops_or_sends_garbage_is_asked_again_later(answer):
     async with host({"/a": answer}) as site:
         with pytest.raises(InputUnavailable) as failed:
@@ -338,21 +363,125 @@ async def test_a_host_that_stops_or_sends_garbage_is_asked_again_later(answer):
         assert failed.value.code == "audio_unreachable"
 
 
-async def test_a_dripping_host_meets_the_limit_of_total_time():
-    async with host({"/a": dripping}) as site:
-        limits = FetchLimits(total_seconds=0.5, idle_seconds=0.3)
-        with pytest.raises(InputUnavailable, match=r"within 0\.5 s"):
-            await fetch(f"http://127.0.0.1:{site.port}/a", local(site.port, limits=limits))
+# --- slow hosts, in a loop whose time passes only while nobody has anything to do ----------------
 
 
-async def test_a_slow_lookup_meets_the_limit_of_total_time():
-    async def never_answering(name: str, port: int) -> list[str]:
-        await asyncio.sleep(30)
-        return []
+def cut_off(answer, *, seconds: float = 120, kind="audio") -> tuple[float, str]:
+    """Return after how many seconds a host is cut off, and what is said of it."""
 
-    fetcher = Fetcher(resolver=never_answering, limits=FetchLimits(total_seconds=0.2))
-    with pytest.raises(InputUnavailable):
-        await fetch("https://slow.example/a", fetcher)
+    async def work() -> tuple[float, str]:
+        async with host({"/a": answer, "/b": redirect("/a")}) as site:
+            fetcher = local(site.port, resolver=answering("127.0.0.1"), limits=DEFAULT_LIMITS)
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(InputUnavailable) as failed:
+                await fetch(f"http://127.0.0.1:{site.port}/b", fetcher, seconds=seconds, kind=kind)
+            return asyncio.get_running_loop().time() - began, failed.value.message
+
+    return idle_time.run(work())
+
+
+@pytest.mark.parametrize(
+    "answer", [silent, dripping_head(112)], ids=["silent", "a byte of the head every 4 s"]
+)
+def test_an_answer_must_have_begun_after_20_seconds(answer):
+    seconds, message = cut_off(answer)
+    assert seconds == pytest.approx(20, abs=1)
+    assert "too slowly" in message
+
+
+def test_a_body_below_8_kb_a_second_is_cut_off_after_10_seconds():
+    seconds, message = cut_off(dripping(LIMIT - 1, piece=7 * 1024, every=1))
+    assert seconds == pytest.approx(10, abs=1)
+    assert "at least 8 kB/s" in message
+
+
+def test_a_body_that_stops_after_a_good_start_is_cut_off():
+    seconds, _ = cut_off(dripping(LIMIT - 1, piece=500_000, every=60))
+    assert seconds == pytest.approx(10, abs=1)
+
+
+def test_a_slow_host_is_cut_off_when_the_jobs_time_is_over():
+    seconds, message = cut_off(dripping(LIMIT - 1, piece=9 * 1024, every=1), seconds=35)
+    assert seconds == pytest.approx(35, abs=1)
+    assert "within 35 s" in message
+
+
+def test_redirects_share_one_deadline():
+    async def work() -> float:
+        async def slow(head: str, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(15)
+            await redirect("/a")(head, writer)
+
+        async with host({"/a": slow}) as site:
+            fetcher = local(site.port, resolver=answering("127.0.0.1"))
+            with pytest.raises(InputUnavailable):
+                await fetch(f"http://127.0.0.1:{site.port}/a", fetcher, seconds=40)
+            return asyncio.get_running_loop().time()
+
+    assert idle_time.run(work()) == pytest.approx(40, abs=1)
+
+
+def test_a_steady_host_of_little_more_than_8_kb_a_second_is_good_enough():
+    async def work() -> int:
+        answers = {"/a": dripping(540 * 1024, piece=9 * 1024, every=1)}
+        async with host(answers) as site:
+            fetcher = local(site.port, resolver=answering("127.0.0.1"))
+            return len(await fetch(f"http://127.0.0.1:{site.port}/a", fetcher))
+
+    assert idle_time.run(work()) == 540 * 1024
+
+
+def test_a_slow_lookup_is_part_of_the_time():
+    async def work() -> float:
+        async def never_answering(name: str, port: int) -> list[str]:
+            await asyncio.sleep(1000)
+            return []
+
+        with pytest.raises(InputUnavailable):
+            await fetch("https://slow.example/a", Fetcher(resolver=never_answering), seconds=30)
+        return asyncio.get_running_loop().time()
+
+    assert idle_time.run(work()) == pytest.approx(30, abs=0.1)
+
+
+# --- what is no host's fault ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_a_machine_without_open_files_blames_no_host(number, monkeypatch):
+    def none_left(*_arguments, **_more):
+        raise OSError(number, "none left")
+
+    async with host({"/a": reply(b"sound")}) as site:
+        fetcher = local(site.port, resolver=answering("127.0.0.1"))
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", none_left)
+            with pytest.raises(OSError) as failed:
+                await fetch(f"http://127.0.0.1:{site.port}/a", fetcher)
+    assert failed.value.errno == number
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.EMFILE, "none left"), OSError),
+        (socket.gaierror(socket.EAI_MEMORY, "none left"), MemoryError),
+        (socket.gaierror(socket.EAI_FAIL, "the name server fails"), InputUnavailable),
+        (socket.gaierror(socket.EAI_NODATA, "no address"), JobFailed),
+    ],
+)
+async def test_a_failing_lookup_blames_the_host_only_for_a_name_that_does_not_exist(error, raised):
+    async def failing(name: str, port: int) -> list[str]:
+        raise error
+
+    with pytest.raises(raised):
+        await fetch("https://h.example/a", Fetcher(resolver=failing))
+
+
+def test_the_number_of_a_tls_error_is_no_trouble_of_the_machine():
+    """SSL_ERROR_SYSCALL is 5, as is the number of a broken disk."""
+    raise_machine_trouble(ssl.SSLSyscallError(errno.EIO, "EOF"))
+    raise_machine_trouble(None)
 
 
 async def test_nobody_listening_is_tried_again_later():
@@ -403,7 +532,11 @@ async def test_a_body_without_length_is_cut_off_at_the_limit():
         into = io.BytesIO()
         with pytest.raises(JobFailed) as failed:
             await local(site.port).fetch(
-                f"http://127.0.0.1:{site.port}/a", kind="audio", limit=LIMIT, into=into
+                f"http://127.0.0.1:{site.port}/a",
+                kind="audio",
+                limit=LIMIT,
+                into=into,
+                deadline=Deadline.after(60),
             )
         assert failed.value.code == "audio_too_large"
         assert len(into.getvalue()) < LIMIT

@@ -20,7 +20,7 @@ from tests.data.media.hosts import host, reply
 from tests.data.media.sounds import film, sound
 from worker.jobs.errors import BucketUnusable, InputUnavailable, JobFailed, StoreUnavailable
 from worker.media.audio import probe_audio
-from worker.media.fetch import Fetcher, FetchLimits
+from worker.media.fetch import Fetcher
 from worker.media.inputs import InputMedia, InputPolicy
 from worker.media.storage import StorageApi
 
@@ -65,7 +65,6 @@ async def media_at(files, *, storage=None, **policy):
             policy=replace(POLICY, **policy),
             fetcher=Fetcher(
                 allow_private_hosts=[f"127.0.0.1:{site.port}"],
-                limits=FetchLimits(total_seconds=10, idle_seconds=1),
             ),
             storage=storage,
         )

@@ -1,18 +1,23 @@
 """Supabase Storage: whose objects may be read, what goes over the wire, and what errors mean."""
 
+import asyncio
+import errno
 import io
 import json
 
 import httpx
 import pytest
 
+from tests import idle_time
 from worker.jobs.errors import (
     BucketUnusable,
     InputUnavailable,
     JobFailed,
     StoreUnavailable,
+    TransientError,
     WorkerError,
 )
+from worker.media.fetch import Deadline
 from worker.media.storage import ObjectName, StorageApi, parse_storage_url
 
 USER = "0b0a7a9e-1111-4222-8333-abcdefabcdef"
@@ -102,7 +107,7 @@ def storage_error(status: str, message: str = "no") -> StorageApi:
 
 async def download(storage: StorageApi, limit: int = 1000) -> bytes:
     into = io.BytesIO()
-    await storage.download(NAME, kind="image", limit=limit, into=into, seconds=5)
+    await storage.download(NAME, kind="image", limit=limit, into=into, deadline=Deadline.after(60))
     return into.read()
 
 
@@ -150,6 +155,43 @@ async def test_a_storage_that_is_away_does_not_end_the_job(error):
         await download(api(away))
     with pytest.raises(StoreUnavailable):
         await api(away).upload(NAME, b"x", content_type="image/jpeg")
+
+
+async def test_a_transfer_that_waits_for_our_own_others_blames_nobody():
+    def busy(request: httpx.Request) -> httpx.Response:
+        raise httpx.PoolTimeout("x")
+
+    with pytest.raises(TransientError, match="too many transfers") as failed:
+        await download(api(busy))
+    assert not isinstance(failed.value, InputUnavailable)
+    with pytest.raises(StoreUnavailable, match="too many transfers"):
+        await api(busy).sign(NAME, seconds=60, kind="image")
+
+
+async def test_a_machine_without_open_files_does_not_blame_storage():
+    def none_left(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("x") from OSError(errno.EMFILE, "none left")
+
+    for call in (download(api(none_left)), api(none_left).sign(NAME, seconds=60, kind="image")):
+        with pytest.raises(OSError) as failed:
+            await call
+        assert failed.value.errno == errno.EMFILE
+
+
+@pytest.mark.parametrize(("every", "seconds"), [(20.0, 10), (2.0, 60)], ids=["stops", "is slow"])
+def test_a_storage_that_does_not_deliver_in_time_is_asked_again_later(every, seconds):
+    async def pieces():
+        while True:
+            yield bytes(50_000)
+            await asyncio.sleep(every)
+
+    async def work() -> float:
+        storage = api(lambda request: httpx.Response(200, content=pieces()))
+        with pytest.raises(InputUnavailable, match="could not be read"):
+            await download(storage, limit=10**9)
+        return asyncio.get_running_loop().time()
+
+    assert idle_time.run(work()) == pytest.approx(seconds, abs=1)
 
 
 async def test_a_signed_address_has_the_asked_lifetime():

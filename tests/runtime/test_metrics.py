@@ -258,7 +258,10 @@ async def test_each_outcome_of_a_submission_counts(
 
 @pytest.mark.parametrize(
     "error",
-    [JobFailed("audio_too_short", "short"), InputUnavailable("audio_unreachable", "away")],
+    [
+        JobFailed("audio_too_short", "short"),
+        InputUnavailable("audio_unreachable", "away", seconds=120),
+    ],
 )
 async def test_a_job_that_fails_before_its_submission_counts_as_ended(
     harness: Harness, change: Change, error: WorkerError

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from worker.jobs.errors import InputUnavailable, StoreUnavailable
-from worker.media.fetch import Fetcher
+from worker.media.fetch import Deadline, Fetcher
 from worker.media.storage import ObjectName, StorageApi
 from worker.supabase.store import SupabaseStore, connect
 
@@ -42,7 +42,9 @@ async def test_storage_counts_as_away(http: httpx.AsyncClient) -> None:
     with pytest.raises(StoreUnavailable):
         await storage.sign(OBJECT, seconds=60, kind="image")
     with pytest.raises(InputUnavailable):
-        await storage.download(OBJECT, kind="image", limit=9, into=io.BytesIO(), seconds=5)
+        await storage.download(
+            OBJECT, kind="image", limit=9, into=io.BytesIO(), deadline=Deadline.after(60)
+        )
 
 
 async def test_an_inputs_host_counts_as_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,5 +57,9 @@ async def test_an_inputs_host_counts_as_away(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", handle)
     with pytest.raises(InputUnavailable):
         await Fetcher(resolver=resolver).fetch(
-            "https://a.example/i.jpg", kind="image", limit=9, into=io.BytesIO()
+            "https://a.example/i.jpg",
+            kind="image",
+            limit=9,
+            into=io.BytesIO(),
+            deadline=Deadline.after(60),
         )

@@ -7,29 +7,21 @@ from dataclasses import dataclass
 
 import structlog
 
-from worker.jobs.errors import (
-    InputUnavailable,
-    JobFailed,
-    StoreRefused,
-    StoreUnavailable,
-    TransientError,
-)
+from worker.jobs.errors import InputUnavailable, StoreRefused, StoreUnavailable, TransientError
 from worker.jobs.job import Job
+from worker.jobs.retry import INPUT_SECONDS
 from worker.plan.media_facts import PublishedInputs
 from worker.plan.options import RequestedOptions
 from worker.plan.plan import Plan, make_plan
 from worker.plan.policy import PlanPolicy
-from worker.ports import Clock, Jitter, Media, Sleep
+from worker.ports import Clock, Jitter, Media
 from worker.runtime.readiness import Readiness
 from worker.workflow.validation import Template
 
 log = structlog.get_logger(__name__)
 
-INPUT_TRIES = 3
-INPUT_RETRY_SECONDS = 2.0
 # How long a job waits for our own Storage, since it first failed, before its file is unreachable.
 OWN_STORAGE_PATIENCE = 3600.0
-LONGEST_INPUT_WAIT = 30.0
 LARGEST_SEED = 999_999
 WAITING_KEPT = 10_000
 
@@ -55,7 +47,6 @@ class Preparer:
         own_addresses: tuple[str, ...],
         clock: Clock,
         jitter: Jitter,
-        sleep: Sleep,
     ) -> None:
         self._media = media
         self._template = template
@@ -66,21 +57,24 @@ class Preparer:
         # When our own Storage first failed each job; forgotten when it delivers.
         self._waiting_since: OrderedDict[str, float] = OrderedDict()
         self._jitter = jitter
-        self._sleep = sleep
 
     async def prepare(self, job: Job) -> Prepared:
-        """Look at the inputs a few times; JobFailed, or TransientError if Storage is away."""
-        tries = 1
-        while True:
-            try:
-                prepared = await self._plan_and_publish(job)
-            except InputUnavailable as error:
-                await self._sleep(self._pause(job, error, tries))
-            else:
-                self._readiness.clear("storage")
-                self._waiting_since.pop(job.id, None)
-                return prepared
-            tries += 1
+        """Look at the inputs once.
+
+        Raise JobFailed, InputUnavailable if a host may deliver at another try, or TransientError if
+        our own Storage is away or no file can be decoded now.
+        """
+        try:
+            prepared = await self._plan_and_publish(job)
+        except InputUnavailable as error:
+            if not self._at_our_own(job, error):
+                raise
+            self._readiness.report("storage", error.message)
+            raise TransientError(error.message, retry_in=error.retry_in) from error
+        if self._is_own(job.image_url) or self._is_own(job.audio_url):
+            self._readiness.clear("storage")
+        self._waiting_since.pop(job.id, None)
+        return prepared
 
     async def discard(self, prepared: Prepared) -> None:
         """Remove what was published for a run that will not be."""
@@ -92,7 +86,10 @@ class Preparer:
 
     async def _plan_and_publish(self, job: Job) -> Prepared:
         async with self._media.open(
-            image_url=job.image_url, audio_url=job.audio_url, user_id=job.user_id
+            image_url=job.image_url,
+            audio_url=job.audio_url,
+            user_id=job.user_id,
+            seconds=INPUT_SECONDS - job.input_seconds,
         ) as opened:
             plan = make_plan(
                 options=_requested(job),
@@ -115,25 +112,18 @@ class Preparer:
         """Draw a seed from 1 to 999999."""
         return 1 + min(int(self._jitter() * LARGEST_SEED), LARGEST_SEED - 1)
 
-    def _pause(self, job: Job, error: InputUnavailable, tries: int) -> float:
-        """Seconds until the next look; raises when this was the last one."""
-        if self._at_our_own(job, error):
-            self._readiness.report("storage", error.message)
-            raise TransientError(error.message) from error
-        if tries == INPUT_TRIES or error.slow:
-            raise JobFailed(error.code, error.message) from error
-        return min(error.retry_in or INPUT_RETRY_SECONDS * tries**2, LONGEST_INPUT_WAIT)
-
     def _at_our_own(self, job: Job, error: InputUnavailable) -> bool:
         """Whether our own Storage is away: the user's file may be fine, so the job waits."""
-        address = job.image_url if error.code.startswith("image") else job.audio_url
-        if not (address or "").strip().startswith(self._own_addresses):
+        if not self._is_own(job.image_url if error.code.startswith("image") else job.audio_url):
             return False
         now = self._clock()
         since = self._waiting_since.setdefault(job.id, now)
         if len(self._waiting_since) > WAITING_KEPT:
             self._waiting_since.popitem(last=False)
         return now - since < OWN_STORAGE_PATIENCE
+
+    def _is_own(self, address: str | None) -> bool:
+        return (address or "").strip().startswith(self._own_addresses)
 
 
 def _requested(job: Job) -> RequestedOptions:

@@ -12,6 +12,7 @@ from worker.dispatch.gate import SubmissionGate
 from worker.dispatch.preparer import Prepared, Preparer
 from worker.jobs.errors import (
     BucketUnusable,
+    InputUnavailable,
     JobFailed,
     OperatorFault,
     RunPodRateLimited,
@@ -22,7 +23,15 @@ from worker.jobs.errors import (
     SubmissionUnknown,
     TransientError,
 )
-from worker.jobs.events import Accepted, Event, OutcomeUnknown, Refused, Rejected, Released
+from worker.jobs.events import (
+    Accepted,
+    Event,
+    InputNotDelivered,
+    OutcomeUnknown,
+    Refused,
+    Rejected,
+    Released,
+)
 from worker.jobs.retry import backoff, too_many
 from worker.ports import (
     ClaimLimits,
@@ -129,6 +138,15 @@ class Submitter:
                 # Each time its files are fetched again: what stays so is tried less and less often.
                 retry_seconds=backoff(attempt, first=UNSENT_SECONDS, most=UNSENT_MOST, jitter=1.0),
                 detail="Waiting: the service cannot read or store its data just now.",
+            )
+        except InputUnavailable as error:
+            log.info("job.input_not_delivered", code=error.code, reason=error.message)
+            event = InputNotDelivered(
+                attempt=attempt,
+                code=error.code,
+                message=error.message,
+                seconds=error.seconds,
+                retry_in=error.retry_in,
             )
         except TransientError as error:
             log.info("claim.released", reason=error.message)

@@ -117,7 +117,6 @@ async def _render(
         own_addresses=own_addresses(settings),
         clock=_ENVIRONMENT.monotonic,
         jitter=_ENVIRONMENT.jitter,
-        sleep=_ENVIRONMENT.sleep,
     )
     try:
         job = _job(image, audio)

@@ -282,22 +282,30 @@ class StoreRefused(WorkerError):
 
 
 class InputUnavailable(TransientError):
-    """An input's host did not answer properly; `code` is what the job ends with if it stays so."""
+    """An input's host did not answer properly; `code` is what the job ends with if it stays so.
+
+    `seconds` is how long the job's files were being fetched.
+    """
 
     def __init__(
-        self, code: str, message: str, *, retry_in: float | None = None, slow: bool = False
+        self, code: str, message: str, *, retry_in: float | None = None, seconds: float = 0.0
     ) -> None:
-        """`slow`: the host used up all its time, so that another try would hold others up."""
         if code not in CODES:
             raise ValueError(f"unknown error code: {code}")
         super().__init__(message, retry_in=retry_in, code=code)
-        self.slow = slow
+        self.seconds = seconds
 
 
 class DecoderUnavailable(TransientError):
     """This machine cannot start a process that decodes media, or open a file for it."""
 
     code = "decoder_unavailable"
+
+
+class DecodersBusy(TransientError):
+    """Too many files that are costly to decode wait already."""
+
+    code = "decoders_busy"
 
 
 class RunPodUnavailable(TransientError):

@@ -87,12 +87,27 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputNotDelivered:
+    """A host did not deliver an input of the claimed job, and nothing was sent.
+
+    `code` and `message` are what the job ends with if it stays so. The files were being fetched for
+    `seconds`; the host asked for a pause of `retry_in` seconds.
+    """
+
+    attempt: int
+    code: str
+    message: str
+    seconds: float
+    retry_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reviewed:
     """No news. What the case itself says is due: requests of people, leases, deadlines."""
 
 
 SubmissionEvent = Observed | Reported | NotFound | NotAccepted | Accepted | Refused | OutcomeUnknown
-Event = SubmissionEvent | Rejected | Released | Reviewed
+Event = SubmissionEvent | Rejected | Released | InputNotDelivered | Reviewed
 
 News = tuple[Case, Event]
 """An event, and the case that it was seen on."""

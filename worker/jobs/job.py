@@ -77,6 +77,8 @@ class Job:
     crashes: int = 0
     crashes_alone: int = 0
     claimed_alone: bool = False
+    input_tries: int = 0
+    input_seconds: int = 0
     lease_left: float | None = None
     started_at: str | None = None
     ending_code: str | None = None

@@ -7,20 +7,29 @@ needs a lock or a clock: taking rows, committing a submission before its POST, a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from worker.jobs.change import Decision, Kind
 from worker.jobs.draft import Draft
-from worker.jobs.events import Event, NotFound, OutcomeUnknown, Refused, Rejected, Released
+from worker.jobs.events import (
+    Event,
+    InputNotDelivered,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    Rejected,
+    Released,
+)
 from worker.jobs.job import Case, Job, JobStatus, Submission, SubmissionState
 from worker.jobs.observation import SubmissionUpdate, interpret
 from worker.jobs.progress import LOADING_SECONDS, outlook
-from worker.jobs.retry import LifecyclePolicy, backoff, verdict
+from worker.jobs.retry import INPUT_TRIES, LifecyclePolicy, backoff, input_wait, verdict
 from worker.jobs.waiting import IN_LINE
 
 # A job whose preparation stopped the worker that often, with no other job beside it, is given up.
 MAX_CRASHES_ALONE = 5
-_END_OF_CLAIM = (Rejected, Released, Refused, OutcomeUnknown)
+_END_OF_CLAIM = (Rejected, Released, InputNotDelivered, Refused, OutcomeUnknown)
 
 
 def decide(
@@ -123,11 +132,26 @@ class _Transition:
                 return self._failed(code, reason)
             case Released(retry_seconds=seconds, detail=detail):
                 return self._queued(Kind.RELEASED, seconds, detail)
+            case InputNotDelivered() as event:
+                return self._input_not_delivered(job, event)
             case Refused(retry_seconds=seconds):
                 detail = "Waiting: the GPU provider takes no jobs just now."
                 return self._queued(Kind.RELEASED, seconds, detail, crashes=0)
             case _:
                 return self._crashed(job)
+
+    def _input_not_delivered(self, job: Job, event: InputNotDelivered) -> Decision:
+        """A host failed: the job waits in line for its next try, and ends after the last one."""
+        tries, seconds = job.input_tries + 1, job.input_seconds + ceil(event.seconds)
+        counted = {"input_tries": tries, "input_seconds": seconds}
+        wait = input_wait(tries, seconds, event.retry_in)
+        if wait is None:
+            return self._failed(event.code, event.message, **counted)
+        detail = (
+            f"Waiting: {event.message[:200]} Try {tries + 1} of {INPUT_TRIES} follows in "
+            f"{round(wait)} s."
+        )
+        return self._queued(Kind.RELEASED, wait, detail, **counted)
 
     def _crashed(self, job: Job) -> Decision:
         """The lease expired with nothing sent: the worker that held the row is gone."""

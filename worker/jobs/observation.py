@@ -10,6 +10,7 @@ from worker.jobs.change import Instants, SubmissionChange, Values
 from worker.jobs.events import (
     Accepted,
     Event,
+    InputNotDelivered,
     NotAccepted,
     NotFound,
     Observed,
@@ -53,7 +54,7 @@ def interpret(
 ) -> tuple[SubmissionUpdate, ...]:
     """Return the submissions of a case that an event changes; none if it is stale or unrelated."""
     match event:
-        case Rejected() | Released():
+        case Rejected() | Released() | InputNotDelivered():
             return ()
         case Reviewed():
             return tuple(_due(case, policy))

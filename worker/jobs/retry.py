@@ -11,6 +11,13 @@ from worker.jobs.job import Submission, SubmissionState
 
 # How often one failure is answered with another submission within a try (the first one included).
 SUBMISSIONS_PER_CODE: Mapping[str, int] = {"input_download_failed": 2, "run_failed": 2}
+# How often a host is asked for the inputs of one job.
+INPUT_TRIES = 3
+INPUT_SECONDS = 120.0
+"""How long all files of a job may take to arrive, in all tries together."""
+# With less time left, another try could hardly succeed.
+INPUT_LEAST_SECONDS = 10.0
+INPUT_WAIT_SECONDS, SHORTEST_INPUT_WAIT, LONGEST_INPUT_WAIT = 10.0, 2.0, 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +84,17 @@ def verdict(ended: Sequence[Submission], *, max_submissions: int) -> Verdict:
 def too_many(made: int) -> str:
     """Return why a job is not sent again though another submission might help."""
     return f"The job was submitted {made} times without a video, which is all that is permitted."
+
+
+def input_wait(tries: int, seconds: float, asked: float | None) -> float | None:
+    """Return the seconds to wait before a host is asked again; None if it had all its chances.
+
+    It has failed `tries` times, within `seconds` in all, and asked for a pause of `asked` seconds.
+    """
+    if tries >= INPUT_TRIES or INPUT_SECONDS - seconds < INPUT_LEAST_SECONDS:
+        return None
+    wait = INPUT_WAIT_SECONDS * tries**2 if asked is None else asked
+    return min(max(wait, SHORTEST_INPUT_WAIT), LONGEST_INPUT_WAIT)
 
 
 def backoff(tries: int, *, first: float, most: float, jitter: float) -> float:

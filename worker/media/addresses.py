@@ -13,11 +13,13 @@ import httpx
 
 from worker.jobs.errors import InputUnavailable, JobFailed
 from worker.media.first_look import Kind
+from worker.runtime.machine import machine_trouble
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LONGEST_URL = 4096
+_NO_SUCH_HOST = frozenset({socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_ADDRFAMILY})
 _HOST = re.compile(r"[a-z0-9_.\-]{1,253}|[0-9a-f:.]{2,45}")
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 # Ranges that Python 3.11 calls global although no public host is in them, and Azure's metadata
@@ -169,20 +171,24 @@ async def resolve(host: str, port: int) -> list[str]:
 async def checked_addresses(target: Target, resolver: Resolver, *, kind: Kind) -> list[str]:
     """Return the IP addresses to connect to.
 
-    Raise JobFailed if even one of them is not allowed or there are none, and InputUnavailable if
-    the lookup may succeed later.
+    Raise JobFailed if even one of them is not allowed or there are none, InputUnavailable if the
+    lookup may succeed later, and OSError or MemoryError if this machine is short of something.
     """
     try:
         addresses = await resolver(target.host, target.port)
     except socket.gaierror as error:
-        if error.errno == socket.EAI_AGAIN:
-            raise InputUnavailable(
-                f"{kind}_unreachable", f"The host of {target.shown} could not be looked up now."
+        if error.errno == socket.EAI_MEMORY:
+            raise MemoryError from error
+        if error.errno in _NO_SUCH_HOST:
+            raise JobFailed(
+                f"{kind}_unreachable", f"The host of {target.shown} does not exist."
             ) from error
-        raise JobFailed(
-            f"{kind}_unreachable", f"The host of {target.shown} does not exist."
+        raise InputUnavailable(
+            f"{kind}_unreachable", f"The host of {target.shown} could not be looked up now."
         ) from error
     except (OSError, UnicodeError) as error:
+        if machine_trouble(error) is not None:
+            raise
         raise JobFailed(
             f"{kind}_unreachable", f"The host of {target.shown} cannot be looked up."
         ) from error

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -37,6 +38,20 @@ _ENVIRONMENT = {
 }
 
 
+_LOOK_SECONDS = 0.05
+_TICK = os.sysconf("SC_CLK_TCK")
+# Beside others a niced process gets a fourth of a core.
+_NICE = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a decoder may use for one task, in seconds; the kernel holds its own limit beside it."""
+
+    cpu_seconds: float
+    wall_seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderLimits:
     """What decoding may use; each limit but `processes` is for one file.
@@ -53,13 +68,22 @@ class DecoderLimits:
 
 
 class DecoderProcess:
-    """A running decoder; `jobs` is the number of tasks that it has been given."""
+    """A running decoder.
+
+    `jobs` is the number of tasks that it has been given, `cpu_of_task` what the last one took, in
+    seconds. `lacking` are the layers of confinement that the kernel does not have; one that is
+    `nice` gives way to other processes.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
         self._process = process
         self._channel = channel
         self.jobs = 0
         self.lacking: tuple[str, ...] = ()
+        self.nice = False
+        self.cpu_of_task = 0.0
+        self._overdrawn = False
+        self._look: asyncio.TimerHandle
 
     @property
     def pid(self) -> int:
@@ -67,14 +91,15 @@ class DecoderProcess:
         return self._process.pid
 
     async def run(
-        self, task: Task[T], file: BinaryIO, into: BinaryIO | None, *, seconds: float
+        self, task: Task[T], file: BinaryIO, into: BinaryIO | None, *, budget: Budget
     ) -> T:
         """Return the result of a task on an open file; its output goes into the other one.
 
         Raise JobFailed if the decoder refuses the file, DecoderFailure if it does not answer
-        within `seconds`, ends or answers nonsense, and OSError if no file can be opened.
+        within its budget, ends or answers nonsense, and OSError if no file can be opened.
         """
         self.jobs += 1
+        used, waited = self._cpu_seconds(), self._waited_seconds()
         source = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             files = [source] if into is None else [source, into.fileno()]
@@ -83,14 +108,28 @@ class DecoderProcess:
             raise self._ended() from None
         finally:
             os.close(source)
+        self._watch(used + budget.cpu_seconds)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(budget.wall_seconds):
                 answer = await self._receive()
         except TimeoutError:
-            raise DecoderFailure("time", f"no answer within {seconds:g} s") from None
+            # If others had the processor, that says nothing about the file.
+            starved = self._waited_seconds() - waited > budget.wall_seconds / 2
+            text = f"no answer within {budget.wall_seconds:g} s"
+            raise DecoderFailure("machine" if starved else "time", text) from None
+        finally:
+            self._look.cancel()
+            spent = max(0.0, self._cpu_seconds() - used)
+            self.cpu_of_task = budget.cpu_seconds if self._overdrawn else spent
         if not answer:
             raise self._ended()
         return read_answer(answer, task)
+
+    def give_way(self) -> None:
+        """Let this process run behind all others from now on."""
+        self.nice = True
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, _NICE)
 
     async def greet(self, seconds: float) -> None:
         """Wait until the process is confined and ready; raise DecoderUnavailable if it fails."""
@@ -115,6 +154,29 @@ class DecoderProcess:
         """Wait until a killed process is gone."""
         self._process.wait()
 
+    def _watch(self, most: float) -> None:
+        """Kill the process once it has used so many CPU seconds in its life."""
+        if self._cpu_seconds() >= most:
+            self._overdrawn = True
+            self._process.kill()
+        self._look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._watch, most)
+
+    def _cpu_seconds(self) -> float:
+        """Return what the kernel counts for the process; 0 if it says nothing."""
+        fields = self._proc("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICK if len(fields) > 12 else 0.0
+
+    def _waited_seconds(self) -> float:
+        """Return how long the process was ready to run and had no processor; 0 if unknown."""
+        fields = self._proc("schedstat").split()
+        return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+
+    def _proc(self, name: str) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/{name}").read_text()
+        except OSError:
+            return ""
+
     async def _receive(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._channel, MOST_BYTES + 1)
@@ -125,7 +187,7 @@ class DecoderProcess:
         """Return why the process closed its socket: it is ending, so this waits for no work."""
         self._process.kill()
         code = self._process.wait()
-        if code == -signal.SIGXCPU:
+        if self._overdrawn or code == -signal.SIGXCPU:
             return DecoderFailure("cpu", "all its CPU seconds were used")
         return DecoderFailure("crash", f"exit code {code}")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import httpx
 
 from worker.jobs.errors import InputUnavailable, JobFailed
+from worker.jobs.retry import INPUT_SECONDS, LONGEST_INPUT_WAIT
 from worker.media.addresses import (
     Resolver,
     Target,
@@ -21,24 +23,55 @@ from worker.media.addresses import (
     show,
 )
 from worker.media.first_look import Kind
+from worker.runtime.machine import machine_trouble
 from worker.runtime.network import why
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRY_AGAIN = frozenset({408, 425, 429})
 _MOST_ADDRESSES = 3
 _INFLATE_STEP = 256 * 1024
-_LONGEST_RETRY_SECONDS = 300.0
-DOWNLOAD_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When all files of a job must have arrived, by the event loop's clock, in seconds."""
+
+    began: float
+    seconds: float
+
+    @classmethod
+    def after(cls, seconds: float = INPUT_SECONDS) -> Deadline:
+        """Return the deadline that begins now."""
+        return cls(asyncio.get_running_loop().time(), seconds)
+
+    @property
+    def at(self) -> float:
+        """The instant itself, as `asyncio.timeout_at` takes it."""
+        return self.began + self.seconds
+
+    @property
+    def spent(self) -> float:
+        """The seconds since it began."""
+        return asyncio.get_running_loop().time() - self.began
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
-    """How long a host may take, in seconds, and how many redirects are followed."""
+    """How slow a host may be, and how many redirects are followed.
 
-    total_seconds: float = DOWNLOAD_SECONDS
+    The connection must be there within `connect_seconds`, the head of the answer within
+    `answer_seconds` from the start of the connection. Of the body, `pace_bytes` (or the rest) must
+    arrive within each `pace_seconds`.
+    """
+
     connect_seconds: float = 10.0
-    idle_seconds: float = 20.0
+    answer_seconds: float = 20.0
+    pace_bytes: int = 80 * 1024
+    pace_seconds: float = 10.0
     max_redirects: int = 3
+
+
+DEFAULT_LIMITS = FetchLimits()
 
 
 class Fetcher:
@@ -53,24 +86,25 @@ class Fetcher:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._allowed = frozenset(allow_private_hosts)
-        self._limits = limits or FetchLimits()
+        self._limits = limits or DEFAULT_LIMITS
         self._resolver = resolver
         self._tls = tls or httpx.create_ssl_context(trust_env=False)
 
-    async def fetch(self, url: str, *, kind: Kind, limit: int, into: BinaryIO) -> None:
+    async def fetch(
+        self, url: str, *, kind: Kind, limit: int, into: BinaryIO, deadline: Deadline
+    ) -> None:
         """Write the file at `url`, which must be smaller than `limit` bytes, and rewind `into`.
 
-        Raise JobFailed, or InputUnavailable if another try may help.
+        Raise JobFailed, InputUnavailable if another try may help, or OSError or MemoryError if this
+        machine is short of something.
         """
         try:
-            async with asyncio.timeout(self._limits.total_seconds):
+            async with asyncio.timeout_at(deadline.at):
                 await self._follow(url, kind=kind, limit=limit, into=into)
         except TimeoutError as error:
             raise InputUnavailable(
                 f"{kind}_unreachable",
-                f"The {kind} did not arrive within {self._limits.total_seconds:g} s "
-                f"from {show(url)}.",
-                slow=True,
+                f"The {kind} did not arrive within {deadline.seconds:.0f} s from {show(url)}.",
             ) from error
         finally:
             into.seek(0)
@@ -101,12 +135,20 @@ class Fetcher:
         for address in addresses[:_MOST_ADDRESSES]:
             try:
                 return await self._hop(target, address, kind, limit, into)
+            except TimeoutError:
+                raise InputUnavailable(
+                    f"{kind}_unreachable",
+                    f"{target.shown} sends too slowly: the answer must begin within "
+                    f"{self._limits.answer_seconds:g} s, and then bring at least "
+                    f"{self._limits.pace_bytes / self._limits.pace_seconds / 1024:g} kB/s.",
+                ) from None
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
             # httpx does not wrap a TLS error after the handshake.
             except (httpx.TransportError, ssl.SSLError) as error:
                 failure = error
                 break
+        raise_machine_trouble(failure)
         if _has_cause(failure, ssl.SSLCertVerificationError):
             raise JobFailed(
                 f"{kind}_unreachable", f"The certificate of {target.shown} is not valid."
@@ -123,10 +165,11 @@ class Fetcher:
         # A new client for each request: httpx pools connections by IP address, and would reuse a
         # TLS connection that was verified for another host.
         transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, retries=0)
-        timeout = httpx.Timeout(self._limits.idle_seconds, connect=self._limits.connect_seconds)
-        async with (
-            httpx.AsyncClient(transport=transport, trust_env=False, timeout=timeout) as client,
-            client.stream(
+        timeout = httpx.Timeout(None, connect=self._limits.connect_seconds)
+        async with httpx.AsyncClient(
+            transport=transport, trust_env=False, timeout=timeout
+        ) as client:
+            request = client.build_request(
                 "GET",
                 target.url.copy_with(host=address, fragment=None),
                 headers={
@@ -136,29 +179,41 @@ class Fetcher:
                     "User-Agent": "talking-head-worker",
                 },
                 extensions={"sni_hostname": target.host},
-            ) as response,
-        ):
-            if response.status_code in _REDIRECTS and "location" in response.headers:
-                return response.headers["location"]
-            check_status(response, kind=kind, shown=target.shown)
-            await copy_body(response, kind=kind, limit=limit, into=into)
-            return None
+            )
+            async with asyncio.timeout(self._limits.answer_seconds):
+                response = await client.send(request, stream=True)
+            async with aclosing(response):
+                if response.status_code in _REDIRECTS and "location" in response.headers:
+                    return response.headers["location"]
+                check_status(response, kind=kind, shown=target.shown)
+                await copy_body(response, kind=kind, limit=limit, into=into, pace=self._limits)
+                return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 def _has_cause(error: BaseException | None, wanted: type[BaseException]) -> bool:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, wanted):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(cause, wanted) for cause in _causes(error))
+
+
+def raise_machine_trouble(error: BaseException | None) -> None:
+    """Raise the cause of a failed transfer if this machine is short of something."""
+    for cause in _causes(error):
+        # The number of a TLS error means something else.
+        if not isinstance(cause, ssl.SSLError) and machine_trouble(cause) is not None:
+            raise cause
 
 
 def retry_after(response: httpx.Response) -> float | None:
     """Return the seconds of a Retry-After header, at most 300; None if there are none."""
     text = response.headers.get("retry-after", "")
-    return min(float(text), _LONGEST_RETRY_SECONDS) if text.isascii() and text.isdigit() else None
+    return min(float(text), LONGEST_INPUT_WAIT) if text.isascii() and text.isdigit() else None
 
 
 def check_status(response: httpx.Response, *, kind: Kind, shown: str) -> None:
@@ -184,19 +239,34 @@ def check_status(response: httpx.Response, *, kind: Kind, shown: str) -> None:
     raise JobFailed(f"{kind}_unreachable", f"The {kind} at {shown} answered {status}: {hint}.")
 
 
-async def copy_body(response: httpx.Response, *, kind: Kind, limit: int, into: BinaryIO) -> None:
-    """Write the body to a file; raise JobFailed as soon as it reaches `limit` bytes."""
+async def copy_body(
+    response: httpx.Response,
+    *,
+    kind: Kind,
+    limit: int,
+    into: BinaryIO,
+    pace: FetchLimits = DEFAULT_LIMITS,
+) -> None:
+    """Write the body to a file.
+
+    Raise JobFailed as soon as it reaches `limit` bytes, and TimeoutError if it comes too slowly.
+    """
     claimed = response.headers.get("content-length", "")
     if claimed.isascii() and claimed.isdigit() and int(claimed[:18]) >= limit:
         raise _too_large(kind, limit)
     into.seek(0)
     into.truncate()
-    size = 0
-    async for chunk in _plain_chunks(response, kind=kind):
-        size += len(chunk)
-        if size >= limit:
-            raise _too_large(kind, limit)
-        into.write(chunk)
+    size = in_time = 0
+    clock = asyncio.get_running_loop().time
+    async with asyncio.timeout(pace.pace_seconds) as window:
+        async for chunk in _plain_chunks(response, kind=kind):
+            size += len(chunk)
+            if size >= limit:
+                raise _too_large(kind, limit)
+            into.write(chunk)
+            if response.num_bytes_downloaded - in_time >= pace.pace_bytes:
+                in_time = response.num_bytes_downloaded
+                window.reschedule(clock() + pace.pace_seconds)
 
 
 async def _plain_chunks(response: httpx.Response, *, kind: Kind) -> AsyncIterator[bytes]:

@@ -11,9 +11,11 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 from uuid import UUID
 
-from worker.jobs.errors import JobFailed
+from worker.jobs.errors import InputUnavailable, JobFailed
+from worker.jobs.retry import INPUT_SECONDS
+from worker.media.decoder_queue import Client
 from worker.media.decoders import Decoders
-from worker.media.fetch import DOWNLOAD_SECONDS, Fetcher
+from worker.media.fetch import Deadline, Fetcher
 from worker.media.first_look import Kind
 from worker.media.prepared import PreparedStore, RenderPlan
 from worker.media.storage import SCHEME, ObjectName, StorageApi, parse_storage_url
@@ -55,6 +57,7 @@ class OpenedMedia:
     image_source: str | ObjectName
     audio_file: BinaryIO
     image_file: BinaryIO
+    client: Client
 
 
 class InputMedia:
@@ -89,20 +92,28 @@ class InputMedia:
 
     @asynccontextmanager
     async def open(
-        self, *, image_url: str | None, audio_url: str | None, user_id: str | UUID | None
+        self,
+        *,
+        image_url: str | None,
+        audio_url: str | None,
+        user_id: str | UUID | None,
+        seconds: float = INPUT_SECONDS,
     ) -> AsyncIterator[OpenedMedia]:
-        """Fetch and decode both inputs.
+        """Fetch and decode both inputs; both must have arrived within `seconds`.
 
         Raise JobFailed, InputUnavailable if another try may help, or DecoderUnavailable if no
-        decoder can be started.
+        decoder can work on them now.
         """
         user = None if user_id is None else str(user_id)
         image_source = self._source("image", image_url, user)
         audio_source = self._source("audio", audio_url, user)
         async with self._open:
             with TemporaryFile() as image_file, TemporaryFile() as audio_file:
+                # Waiting for others is over: from here on the job's own hosts are measured.
+                deadline, client = Deadline.after(seconds), Client(user)
                 image, audio = await both(
-                    self._image(image_source, image_file), self._audio(audio_source, audio_file)
+                    self._image(image_source, image_file, deadline, client),
+                    self._audio(audio_source, audio_file, deadline, client),
                 )
                 yield OpenedMedia(
                     audio=audio,
@@ -111,17 +122,18 @@ class InputMedia:
                     image_source=image_source,
                     audio_file=audio_file,
                     image_file=image_file,
+                    client=client,
                 )
 
     async def probe_audio(self, url: str) -> AudioFacts:
         """Return the facts of one audio URL; raise as `open`."""
         with TemporaryFile() as file:
-            return await self._audio(url, file)
+            return await self._audio(url, file, Deadline.after(), Client())
 
     async def probe_image(self, url: str) -> ImageFacts:
         """Return the facts of one image URL; raise as `open`."""
         with TemporaryFile() as file:
-            return await self._image(url, file)
+            return await self._image(url, file, Deadline.after(), Client())
 
     def _source(self, kind: Kind, url: str | None, user_id: str | None) -> str | ObjectName:
         if url is None or not url.strip():
@@ -139,24 +151,41 @@ class InputMedia:
             url, kind=kind, buckets=self._policy.input_buckets, user_id=user_id
         )
 
-    async def _image(self, source: str | ObjectName, file: BinaryIO) -> ImageFacts:
-        await self._fetch(source, "image", self._policy.max_image_bytes, file)
+    async def _image(
+        self, source: str | ObjectName, file: BinaryIO, deadline: Deadline, client: Client
+    ) -> ImageFacts:
+        await self._fetch(source, "image", self._policy.max_image_bytes, file, deadline)
         limit = self._policy.max_image_pixels
-        return await self._decoders.probe_image(file, max_pixels=limit)
+        return await self._decoders.probe_image(file, max_pixels=limit, client=client)
 
-    async def _audio(self, source: str | ObjectName, file: BinaryIO) -> AudioFacts:
-        await self._fetch(source, "audio", self._policy.max_audio_bytes, file)
-        return await self._decoders.probe_audio(file, max_seconds=self._policy.max_audio_seconds)
+    async def _audio(
+        self, source: str | ObjectName, file: BinaryIO, deadline: Deadline, client: Client
+    ) -> AudioFacts:
+        await self._fetch(source, "audio", self._policy.max_audio_bytes, file, deadline)
+        return await self._decoders.probe_audio(
+            file, max_seconds=self._policy.max_audio_seconds, client=client
+        )
 
     async def _fetch(
-        self, source: str | ObjectName, kind: Kind, limit: int, file: BinaryIO
+        self,
+        source: str | ObjectName,
+        kind: Kind,
+        limit: int,
+        file: BinaryIO,
+        deadline: Deadline,
     ) -> None:
-        if isinstance(source, str):
-            await self._fetcher.fetch(source, kind=kind, limit=limit, into=file)
-            return
-        await self._stored().download(
-            source, kind=kind, limit=limit, into=file, seconds=DOWNLOAD_SECONDS
-        )
+        try:
+            if isinstance(source, str):
+                await self._fetcher.fetch(
+                    source, kind=kind, limit=limit, into=file, deadline=deadline
+                )
+            else:
+                await self._stored().download(
+                    source, kind=kind, limit=limit, into=file, deadline=deadline
+                )
+        except InputUnavailable as error:
+            error.seconds = deadline.spent
+            raise
 
     def _stored(self) -> StorageApi:
         if self._storage is None:
@@ -187,8 +216,10 @@ class InputMedia:
             )
         names = self._prepared.names(job_id, attempt)
         try:
-            await self._prepared.put_image(names.image, media.image_file, plan)
-            await self._prepared.put_audio(names.audio, media.audio_file, media.audio, plan)
+            await self._prepared.put_image(names.image, media.image_file, plan, client=media.client)
+            await self._prepared.put_audio(
+                names.audio, media.audio_file, media.audio, plan, client=media.client
+            )
             return PublishedInputs(
                 image_url=await self._address(names.image, "image", lifetime),
                 audio_url=await self._address(names.audio, "audio", lifetime),

@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from worker.jobs.errors import BucketUnusable, StoreUnavailable
+from worker.media.decoder_queue import Client
 from worker.media.decoders import Decoders
 from worker.media.storage import ObjectName, StorageApi
 from worker.plan.frames import FRAME
@@ -71,7 +72,9 @@ class PreparedStore:
             audio=ObjectName(bucket=self._bucket, path=f"{folder}/audio.flac"),
         )
 
-    async def put_image(self, name: ObjectName, file: BinaryIO, plan: RenderPlan) -> None:
+    async def put_image(
+        self, name: ObjectName, file: BinaryIO, plan: RenderPlan, *, client: Client
+    ) -> None:
         """Upload an upright sRGB image of exactly the render size."""
         with TemporaryFile() as into:
             await self._decoders.render_image(
@@ -80,15 +83,24 @@ class PreparedStore:
                 fit=self._fit,
                 max_pixels=self._max_pixels,
                 into=into,
+                client=client,
             )
             await self._put(name, into, "image/jpeg")
 
     async def put_audio(
-        self, name: ObjectName, file: BinaryIO, facts: AudioFacts, plan: RenderPlan
+        self,
+        name: ObjectName,
+        file: BinaryIO,
+        facts: AudioFacts,
+        plan: RenderPlan,
+        *,
+        client: Client,
     ) -> None:
         """Upload audio of exactly as many samples as the frames last."""
         with TemporaryFile() as into:
-            await self._decoders.render_audio(file, facts, seconds=plan.frames * FRAME, into=into)
+            await self._decoders.render_audio(
+                file, facts, seconds=plan.frames * FRAME, into=into, client=client
+            )
             await self._put(name, into, "audio/flac")
 
     async def _put(self, name: ObjectName, file: BinaryIO, content_type: str) -> None:

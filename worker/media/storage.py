@@ -13,8 +13,14 @@ from urllib.parse import quote
 
 import httpx
 
-from worker.jobs.errors import BucketUnusable, InputUnavailable, JobFailed, StoreUnavailable
-from worker.media.fetch import copy_body, retry_after
+from worker.jobs.errors import (
+    BucketUnusable,
+    InputUnavailable,
+    JobFailed,
+    StoreUnavailable,
+    TransientError,
+)
+from worker.media.fetch import Deadline, copy_body, raise_machine_trouble, retry_after
 from worker.media.first_look import Kind
 from worker.runtime.network import why
 
@@ -24,6 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9_/!.\-*'() &$@=;:+,?]{1,1024}")
 _BUCKET = re.compile(r"[A-Za-z0-9_.\-]{1,100}")
 _PAGE = 100
 _PIECE = 64 * 1024
+_BUSY = "The service has too many transfers under way."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,26 +82,30 @@ class StorageApi:
         self._client = client
 
     async def download(
-        self, name: ObjectName, *, kind: Kind, limit: int, into: BinaryIO, seconds: float
+        self, name: ObjectName, *, kind: Kind, limit: int, into: BinaryIO, deadline: Deadline
     ) -> None:
         """Write an object, which must be smaller than `limit` bytes, into a file and rewind it.
 
-        Raise JobFailed if the object cannot be used, and InputUnavailable if Storage does not
-        deliver it within `seconds`.
+        Raise JobFailed if the object cannot be used, InputUnavailable if Storage does not deliver
+        it in time, and TransientError or OSError if this service or machine is short of something.
         """
         url = f"{self._base}/object/{name.quoted}"
         headers = {**self._headers, "Accept-Encoding": "identity"}
         try:
             async with (
-                asyncio.timeout(seconds),
+                asyncio.timeout_at(deadline.at),
                 self._client.stream("GET", url, headers=headers) as response,
             ):
                 if response.status_code != 200:
                     await _refuse_download(response, kind=kind, name=name)
                 await copy_body(response, kind=kind, limit=limit, into=into)
+        except httpx.PoolTimeout as error:
+            raise TransientError(_BUSY) from error
         except (httpx.TransportError, ssl.SSLError, TimeoutError) as error:
+            raise_machine_trouble(error)
             raise InputUnavailable(
-                f"{kind}_unreachable", f"Supabase Storage did not deliver the {kind}."
+                f"{kind}_unreachable",
+                f"The {kind} could not be read from Supabase Storage: {why(error)}.",
             ) from error
         finally:
             into.seek(0)
@@ -166,8 +177,13 @@ class StorageApi:
             response = await self._client.request(
                 method, f"{self._base}/{path}", headers=headers, **kwargs
             )
+        except httpx.PoolTimeout as error:
+            raise StoreUnavailable(_BUSY) from error
         except (httpx.TransportError, ssl.SSLError) as error:
-            raise StoreUnavailable(f"Supabase Storage does not answer: {why(error)}.") from error
+            raise_machine_trouble(error)
+            raise StoreUnavailable(
+                f"Supabase Storage could not be reached: {why(error)}."
+            ) from error
         if response.status_code >= 500 or response.status_code == 429:
             raise StoreUnavailable(
                 f"Supabase Storage answered {response.status_code}.",
