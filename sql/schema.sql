@@ -1123,7 +1123,7 @@ begin
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
       when new.crashes > old.crashes then 'lease_expired'
-      when old.status = 'preparing' and new.status = 'failed' then 'preparation_failed'
+      when old.status = 'preparing' and (new.status = 'failed' or new.input_tries > old.input_tries) then 'preparation_failed'
       when new.status = 'queued' and old.status <> 'queued' then 'released'
       when new.status <> old.status then new.status
       when new.cancel_requested and not old.cancel_requested then 'cancel_requested'

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.postgres import Database, Row
 from tests.sql.worker import ENDPOINT, LIMITS, USER_LIMITS, Worker, alter, by_hand, submitted
+from worker.jobs.events import InputNotDelivered
 from worker.jobs.waiting import IN_LINE, sentences
 from worker.settings import Settings
 
@@ -258,6 +259,22 @@ def test_failed_preparations_hold_a_users_next_rows_for_the_rest_of_the_hour(
     by_hand(database, "update public.video_job_events set at = at - interval '1 hour'")
     by_hand(database, "update public.video_job_users set held_until = now()")
     assert len(worker.claim(9, **limits)) == 3
+
+
+def test_each_try_at_a_host_that_does_not_deliver_is_a_failed_preparation(
+    database: Database, worker: Worker
+) -> None:
+    """It held a place, although the job is not over."""
+    job = database.insert(user_id=ANN)
+    database.insert(user_id=ANN)
+    claimed_row = worker.claim_one()
+    event = InputNotDelivered(
+        attempt=claimed_row["attempt"], code="image_unreachable", message="No.", seconds=9.0
+    )
+    worker.happen(job["id"], event)
+    assert database.job(job["id"])["status"] == "queued"
+    assert worker.claim(9, max_failed_preparations_per_user_per_hour=1) == []
+    assert user_row(database, ANN)["held"] == "preparations"
 
 
 def test_a_run_that_fails_is_no_failed_preparation(database: Database, worker: Worker) -> None:
