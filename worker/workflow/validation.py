@@ -163,7 +163,10 @@ def _notes(
             f"See docs/guide.md."
         )
     if not any(node.kind in RESIZERS for node in graph.values()):
-        yield "No node scales the image; it must be prepared to the render size (PASS_ORIGINALS=false)."
+        yield (
+            "No node scales the image: it must be prepared to the render size "
+            "(leave PASS_ORIGINALS off)."
+        )
     used = {finding.permitted_by for finding in permitted}
     unused = sorted(allowed.listed - used - {f"class:{node.kind}" for node in graph.values()})
     if unused:
