@@ -150,7 +150,8 @@ declare
   name text;
 begin
   for name in select a.attname from pg_attribute a
-              where a.attrelid = 'public.video_jobs'::regclass and a.attnum > 0 and a.attstorage in ('x', 'e') loop
+              where a.attrelid = 'public.video_jobs'::regclass and a.attnum > 0 and not a.attisdropped
+                and a.attstorage in ('x', 'e') loop
     execute format('alter table public.video_jobs alter column %I set storage main', name);
   end loop;
 end $$;

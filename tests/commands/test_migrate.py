@@ -289,6 +289,14 @@ def test_a_file_that_psql_applied_has_no_hash_and_is_accepted(empty: Database) -
     assert apply(empty.url) == []
 
 
+def test_the_files_apply_again_after_a_text_column_was_dropped(empty: Database) -> None:
+    """Postgres keeps a dropped column in its catalogs, under a name that no statement may use."""
+    apply(empty.url)
+    empty.sql("alter table public.video_jobs add column title text")
+    empty.sql("alter table public.video_jobs drop column title")
+    assert apply(empty.url, again=True) == NAMES
+
+
 @pytest.mark.parametrize(
     "older",
     [
