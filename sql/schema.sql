@@ -198,6 +198,8 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
                   from pg_catalog.pg_attribute a where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped),
       'not_null', (select coalesce(jsonb_agg(a.attname order by a.attname), '[]') from pg_catalog.pg_attribute a
                    where a.attrelid = o.oid and a.attnum > 0 and not a.attisdropped and a.attnotnull),
+      'identities', (select coalesce(jsonb_agg(a.attname order by a.attname), '[]') from pg_catalog.pg_attribute a
+                     where a.attrelid = o.oid and a.attidentity <> '' and not a.attisdropped),
       'defaults', (select coalesce(jsonb_object_agg(a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)), '{}')
                    from pg_catalog.pg_attrdef d join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
                    where d.adrelid = o.oid and not a.attisdropped),
@@ -215,7 +217,9 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
       'constraints', (select coalesce(jsonb_object_agg(c.conname, pg_catalog.pg_get_constraintdef(c.oid)), '{}')
                       from pg_catalog.pg_constraint c where c.conrelid = o.oid and c.contype in ('c', 'p', 'u', 'f', 'x')),
       'triggers', (select coalesce(jsonb_object_agg(t.tgname, pg_catalog.pg_get_triggerdef(t.oid)), '{}') from pg_catalog.pg_trigger t
-                   where t.tgrelid = o.oid and not t.tgisinternal and t.tgenabled in ('O', 'A'))) as value
+                   where t.tgrelid = o.oid and not t.tgisinternal and t.tgenabled in ('O', 'A')),
+      'rules', (select coalesce(jsonb_agg(w.rulename order by w.rulename), '[]') from pg_catalog.pg_rewrite w
+                where w.ev_class = o.oid)) as value
     from ours o
   ), functions as (
     select p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')' as name,
@@ -234,14 +238,24 @@ CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
     'tables', (select coalesce(jsonb_object_agg(t.name, t.value), '{}') from tables t),
     'functions', (select coalesce(jsonb_object_agg(f.name, f.value), '{}') from functions f),
     'bodies', (select coalesce(jsonb_object_agg(f.name, f.body), '{}') from functions f),
-    -- The policies of 0004 for objects of Storage; null where Storage is not installed.
+    'schema_users', (select coalesce(jsonb_agg(r.name order by r.name), '[]') from roles r
+                     where r.oid <> 0 and pg_catalog.has_schema_privilege(r.oid, 'public', 'usage')),
+    -- All policies for objects of Storage: one that is not ours may open our buckets. Null where Storage is not installed.
     'storage', (select jsonb_build_object('rls', c.relrowsecurity, 'policies', (
                   select coalesce(jsonb_object_agg(p.policyname,
                     concat_ws(' ', p.cmd, 'to', array_to_string(p.roles, ', '), p.qual, p.with_check)), '{}')
-                  from pg_catalog.pg_policies p where p.schemaname = 'storage' and p.tablename = 'objects' and p.policyname ~ '^video_job_'))
+                  from pg_catalog.pg_policies p where p.schemaname = 'storage' and p.tablename = 'objects'))
                 from pg_catalog.pg_class c where c.oid = to_regclass('storage.objects')),
     'published', exists (select from pg_catalog.pg_publication_tables t
                          where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'),
+    -- What a column list or a row filter of the publication keeps from browsers.
+    'unpublished', (select coalesce(jsonb_agg(a.attname order by a.attname), '[]')
+                    from pg_catalog.pg_publication_tables t join pg_catalog.pg_attribute a
+                      on a.attrelid = to_regclass('public.video_jobs') and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+                    where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'
+                      and a.attname <> all (t.attnames)),
+    'row_filter', (select t.rowfilter from pg_catalog.pg_publication_tables t
+                   where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = 'video_jobs'),
     'publishes', (select array_remove(array[case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update' end,
                                             case when p.pubdelete then 'delete' end], null)
                   from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime'),

@@ -308,6 +308,103 @@ FAULTS = {
         level="warn",
         undo="delete from public.video_job_migrations where name = '9999_later'",
     ),
+    "a column list hides columns from browsers": Fault(
+        plant="alter publication supabase_realtime drop table public.video_jobs; alter publication "
+        "supabase_realtime add table public.video_jobs (id, status, user_id)",
+        check="supabase.publication",
+        says="leaves out attempt, audio_duration, audio_url and ",
+        fix="alter publication supabase_realtime add table public.video_jobs;",
+    ),
+    "a row filter hides rows from browsers": Fault(
+        plant="alter publication supabase_realtime set (publish = 'insert'); alter publication "
+        "supabase_realtime set table public.video_jobs where (user_id is not null); "
+        "alter publication supabase_realtime set (publish = 'insert, update, delete, truncate')",
+        check="supabase.publication",
+        says="has a row filter for video_jobs: (user_id IS NOT NULL)",
+        fix="alter publication supabase_realtime add table public.video_jobs;",
+        undo="alter publication supabase_realtime set table public.video_jobs",
+    ),
+    "people may not use the schema": Fault(
+        plant="revoke usage on schema public from public, authenticated",
+        check="supabase.grants",
+        says="authenticated may not use the schema public",
+        fix="grant usage on schema public to authenticated;",
+        undo="grant usage on schema public to public, authenticated",
+    ),
+    "the worker may not use the schema": Fault(
+        plant="revoke usage on schema public from public, service_role",
+        check="supabase.reachable",
+        says="permission denied for schema public",
+        fix="grant usage on schema public to anon, authenticated, service_role;",
+        undo="grant usage on schema public to public, service_role",
+    ),
+    "a function has two sets of parameters": Fault(
+        plant="create function public.retry_video_job_v1(id text) returns void "
+        "language sql as 'select 1'",
+        check="supabase.functions",
+        says="another function of the same name: retry_video_job_v1(text)",
+        fix="drop function public.retry_video_job_v1(text);",
+        undo="drop function if exists public.retry_video_job_v1(text)",
+    ),
+    "an added constraint refuses updates": Fault(
+        plant="alter table public.video_jobs add constraint odd check (false) not valid",
+        check="supabase.additions",
+        says="Not from the migrations: the constraint odd on video_jobs.",
+        fix="otherwise drop it",
+        level="warn",
+        undo="alter table public.video_jobs drop constraint odd",
+    ),
+    "an added index refuses second jobs": Fault(
+        plant="create unique index odd on public.video_jobs (user_id); "
+        "create index harmless on public.video_jobs (user_id)",
+        check="supabase.additions",
+        says="Not from the migrations: the unique index odd on video_jobs.",
+        fix="otherwise drop it",
+        level="warn",
+        undo="drop index public.odd; drop index public.harmless",
+    ),
+    "an added trigger drops updates": Fault(
+        plant="create function public.odd() returns trigger language plpgsql as "
+        "$$ begin return null; end $$; create trigger odd before update on "
+        "public.video_job_attempts for each row execute function public.odd()",
+        check="supabase.additions",
+        says="Not from the migrations: the trigger odd on video_job_attempts.",
+        fix="otherwise drop it",
+        level="warn",
+        undo="drop function public.odd() cascade",
+    ),
+    "an added rule drops updates": Fault(
+        plant="create rule odd as on update to public.video_jobs do instead nothing",
+        check="supabase.additions",
+        says="Not from the migrations: the rule odd on video_jobs.",
+        fix="otherwise drop it",
+        level="warn",
+        undo="drop rule odd on public.video_jobs",
+    ),
+    "an added column must be given": Fault(
+        plant="alter table public.video_job_attempts add column odd integer not null",
+        check="supabase.tables",
+        says="Another default or NOT NULL: video_job_attempts.odd",
+        fix="alter column odd drop not null;",
+        undo="alter table public.video_job_attempts drop column odd",
+    ),
+    "a policy opens our bucket": Fault(
+        plant="create policy odd on storage.objects for select to anon "
+        "using (bucket_id = 'inputs')",
+        check="storage.policies",
+        says="odd: policies that the migrations did not create",
+        fix="read or replace another user's files",
+        level="warn",
+        undo="drop policy odd on storage.objects",
+    ),
+    "a policy opens all buckets": Fault(
+        plant="create policy odd on storage.objects for insert to anon with check (true)",
+        check="storage.policies",
+        says="odd: policies that the migrations did not create",
+        fix="read or replace another user's files",
+        level="warn",
+        undo="drop policy odd on storage.objects",
+    ),
     "nothing can be inspected": Fault(
         plant="drop function public.inspect_video_jobs_v1()",
         check="supabase.reachable",
@@ -329,7 +426,7 @@ FAULTS = {
 }
 CATALOGS = (
     "supabase.r", "supabase.m", "supabase.tables", "supabase.f", "supabase.g", "supabase.triggers",
-    "supabase.p", "supabase.c", "storage.policies",
+    "supabase.p", "supabase.c", "supabase.additions", "storage.policies",
 )  # fmt: skip
 
 
@@ -355,6 +452,33 @@ async def test_the_fault_is_found_and_its_advice_repairs_it(backend: Backend, na
             backend.sql(fault.undo)
         apply(backend.env["DATABASE_URL"], again=True)
     assert levels(await backend.examine(*only)) == {}
+
+
+@pytest.mark.parametrize(
+    ("plant", "undo"),
+    [
+        (
+            "alter table public.video_jobs add column title text, "
+            "add column stars integer not null default 0, "
+            "add column place bigint generated always as identity",
+            "alter table public.video_jobs drop column title, drop column stars, drop column place",
+        ),
+        (
+            "create policy mine on storage.objects for all to authenticated "
+            "using (bucket_id = 'avatars')",
+            "drop policy mine on storage.objects",
+        ),
+    ],
+)
+async def test_an_apps_own_columns_and_policies_are_no_problem(
+    backend: Backend, plant: str, undo: str
+) -> None:
+    backend.sql(plant)
+    try:
+        found = await backend.examine("supabase.tables", "supabase.add", "storage.policies")
+    finally:
+        backend.sql(undo)
+    assert levels(found) == {}
 
 
 async def test_an_insert_that_is_not_published_is_reported(

@@ -154,6 +154,27 @@ async def test_a_buckets_own_limit_is_judged(
     assert (found["storage.prepared"].level == "fail") == (limit == 1000)
 
 
+@pytest.mark.parametrize(
+    ("types", "level", "says"),
+    [
+        ("{application/pdf}", "fail", "permit no upload of images and recordings"),
+        ("{image/*}", "fail", "permit no upload of recordings"),
+        ("{image/png,audio/wav}", None, ""),
+        ("{*/*}", None, ""),
+        (None, None, ""),
+    ],
+)
+async def test_a_bucket_that_takes_no_media_is_reported(
+    backend: Backend, types: str | None, level: str | None, says: str
+) -> None:
+    backend.sql("update storage.buckets set allowed_mime_types = %s where id = 'inputs'", types)
+    try:
+        found = (await backend.examine("storage.inputs"))["storage.inputs"]
+    finally:
+        backend.sql("update storage.buckets set allowed_mime_types = null where id = 'inputs'")
+    assert (found.level, says in found.message) == (level or "ok", True)
+
+
 async def test_spaces_and_line_ends_of_a_function_do_not_count(backend: Backend) -> None:
     """As a file pasted from Windows into the SQL editor has them."""
     (row,) = backend.sql("select pg_get_functiondef('public.video_job_pick_v1'::regproc) as text")

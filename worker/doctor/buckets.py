@@ -22,6 +22,11 @@ PIXEL = bytes.fromhex(
 # A prepared image of 1920x1920 has up to 11 MB, a minute of prepared sound up to 12 MB.
 _PREPARED_BYTES = 20 * 1024 * 1024
 _ORIGIN = "https://app.example.com"
+# What people upload, and the first parts of the MIME types that browsers give it.
+_MEDIA_TYPES = {
+    "images": {"image", "*"},
+    "recordings": {"audio", "video", "*"},
+}
 
 
 async def check_input_buckets(context: Context) -> Result:
@@ -30,6 +35,7 @@ async def check_input_buckets(context: Context) -> Result:
     buckets = context.settings.input_buckets
     if not buckets:
         return ok(name, "INPUT_BUCKETS is none: rows may use https:// URLs only.")
+    kinds: set[str] = set()
     for bucket in buckets:
         answer = await context.supabase("GET", f"/storage/v1/bucket/{quote(bucket, safe='')}")
         if missing := _missing(name, answer, bucket, "INPUT_BUCKETS"):
@@ -46,7 +52,23 @@ async def check_input_buckets(context: Context) -> Result:
         }
         if problem := _limits(name, bucket, answer.json(), sizes):
             return problem
+        kinds |= _kinds(answer.json())
+    if missing_kinds := sorted(_MEDIA_TYPES.keys() - kinds):
+        return fail(
+            name,
+            f"The allowed MIME types of {', '.join(buckets)} permit no upload of "
+            f"{' and '.join(missing_kinds)}.",
+            "Remove the allowed MIME types in the dashboard (Storage > Edit bucket), or add "
+            "image/*, audio/* and video/*.",
+        )
     return ok(name, f"{', '.join(buckets)}: found, private.")
+
+
+def _kinds(about: Mapping[str, Any]) -> set[str]:
+    """Return what may be uploaded to a bucket: images, recordings, or both."""
+    allowed = about.get("allowed_mime_types") or ["*/*"]
+    families = {str(kind).partition("/")[0] for kind in allowed}
+    return {what for what, good in _MEDIA_TYPES.items() if families & good}
 
 
 async def check_media_bucket(context: Context) -> Result:

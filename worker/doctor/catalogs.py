@@ -127,7 +127,10 @@ def _column_repairs(found: Found) -> Iterator[tuple[str, str]]:
         for column in sorted(set(wanted["not_null"]) - set(have.get("not_null", ()))):
             yield f"{table}.{column}", f"{alter} {column} set not null"
         for column in sorted(set(have.get("not_null", ())) - set(wanted["not_null"])):
-            yield f"{table}.{column}", f"{alter} {column} drop not null"
+            # An added column that fills itself refuses nothing.
+            filled = {*have.get("defaults", ()), *have.get("identities", ())}
+            if column in wanted["columns"] or column not in filled:
+                yield f"{table}.{column}", f"{alter} {column} drop not null"
 
 
 async def check_functions(context: Context) -> Result:
@@ -152,6 +155,14 @@ async def check_functions(context: Context) -> Result:
                 f"{' and '.join(lacking)} may not execute {function}.",
                 fix_with(f"grant execute on function public.{function} to {', '.join(lacking)}"),
             )
+    if not await is_newer(context) and (twice := _overloads(found, wanted)):
+        drops = "; ".join(f"drop function public.{function}" for function in twice)
+        return fail(
+            name,
+            f"There is another function of the same name: {', '.join(twice)}. Supabase cannot "
+            "choose between the two, and refuses the call.",
+            f"Run in the SQL editor: {drops};",
+        )
     bodies = (await context.catalog()).found.get("bodies", {})
     changed = sorted(
         function for function, body in expected()["bodies"].items() if bodies.get(function) != body
@@ -163,6 +174,13 @@ async def check_functions(context: Context) -> Result:
             fix_with(),
         )
     return ok(name, f"All {len(wanted)} are as created, and only the right roles may execute them.")
+
+
+def _overloads(found: Found, wanted: Found) -> list[str]:
+    """Return the functions that have the name of one of ours, but other parameters."""
+    names = {function.partition("(")[0] for function in wanted}
+    others = sorted(found.keys() - wanted.keys())
+    return [function for function in others if function.partition("(")[0] in names]
 
 
 async def check_rls(context: Context) -> Result:
@@ -213,49 +231,6 @@ async def check_triggers(context: Context) -> Result:
         if changed and not await is_newer(context):
             return fail(name, f"Changed on {table}: {', '.join(changed)}.", fix_with())
     return ok(name, "All exist and are enabled.")
-
-
-async def check_publication(context: Context) -> Result:
-    """Check that Realtime publishes the table."""
-    name = "supabase.publication"
-    found = (await context.catalog()).found
-    if "video_jobs" not in found["tables"]:
-        return skipped(name, "supabase.tables")
-    if not found["published"]:
-        return fail(
-            name,
-            "The publication supabase_realtime does not contain video_jobs: worker and browsers "
-            "get no events.",
-            fix_with("alter publication supabase_realtime add table public.video_jobs"),
-        )
-    if missing := sorted(set(expected()["publishes"]) - set(found["publishes"])):
-        return fail(
-            name,
-            f"The publication supabase_realtime does not publish {' and '.join(missing)}.",
-            "Run in the SQL editor: alter publication supabase_realtime "
-            "set (publish = 'insert, update, delete, truncate');",
-        )
-    return ok(name, "Realtime publishes video_jobs.")
-
-
-async def check_replica_identity(context: Context) -> Result:
-    """Check what Postgres logs of a row's old version."""
-    name = "supabase.replica_identity"
-    table = (await context.catalog()).found["tables"].get("video_jobs")
-    if table is None:
-        return skipped(name, "supabase.tables")
-    identity = table["replica_identity"]
-    fix = fix_with("alter table public.video_jobs replica identity default")
-    if identity == "nothing":
-        return fail(name, "It is NOTHING: Postgres refuses every update of video_jobs.", fix)
-    if identity != "default":
-        return warn(
-            name,
-            f"It is {str(identity).upper()}: each event contains the row twice, which may be too "
-            "large for Realtime.",
-            fix,
-        )
-    return ok(name, "It is DEFAULT (the primary key), as it should be.")
 
 
 def fix_with(*statements: str) -> str:

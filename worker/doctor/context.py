@@ -110,6 +110,12 @@ def _cannot_check(answer: httpx.Response, url: str) -> CannotCheck:
     if answer.is_redirect:
         to = answer.headers.get("location", "").split("/rest/")[0]
         return CannotCheck(f"{url} redirects to {to}.", f"Set SUPABASE_URL to {to}.")
+    if code == "42501" and "for schema" in message:
+        return CannotCheck(
+            f"The key's role may not use the database: {message}.",
+            "Run in the SQL editor: grant usage on schema public to anon, authenticated, "
+            "service_role;",
+        )
     if code == "42501":
         return CannotCheck(
             f"The key may not read the state of the database: {message}.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from worker.doctor.catalogs import Found, expected, fix_with, is_newer, same
 from worker.doctor.context import MIGRATE, Context
 from worker.doctor.result import Result, fail, ok, skipped, warn
@@ -86,6 +88,13 @@ async def check_policies(context: Context) -> Result:
         policy for policy in wanted.keys() & have.keys() if not same(wanted[policy], have[policy])
     )
     if not missing and not changed:
+        if opening := _opening(have, wanted, context):
+            return warn(
+                name,
+                f"{' and '.join(opening)}: policies that the migrations did not create, which "
+                "apply to a bucket of the worker.",
+                "Make sure that they let no user read or replace another user's files.",
+            )
         return ok(name, "Signed-in users may use their own folders alone, as created.")
     used = {bucket for bucket in context.settings.input_buckets if f"'{bucket}'" in str(wanted)}
     judge = fail if used or changed else warn
@@ -99,3 +108,15 @@ async def check_policies(context: Context) -> Result:
         f"Changed since the migrations created it: {', '.join(changed)}.",
         f"Run `{drops}` in the SQL editor, then {MIGRATE}.",
     )
+
+
+def _opening(have: Mapping[str, str], wanted: Mapping[str, str], context: Context) -> list[str]:
+    """Return the policies that apply to a bucket of ours, or to every bucket."""
+    settings = context.settings
+    buckets = {*settings.input_buckets, *([settings.media_bucket] if settings.media_bucket else ())}
+    return [
+        policy
+        for policy, what in sorted(have.items())
+        if policy not in wanted
+        and ("bucket_id" not in what or any(f"'{bucket}'" in what for bucket in buckets))
+    ]

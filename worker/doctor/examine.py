@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from worker.doctor import (
+    additions,
     browser,
     buckets,
     catalogs,
@@ -19,6 +20,7 @@ from worker.doctor import (
     hook,
     keys,
     local,
+    publication,
     realtime,
 )
 from worker.doctor.context import CannotCheck, Context
@@ -58,12 +60,15 @@ CHECKS = (
     Check(name="supabase.migrations", run=catalogs.check_migrations, needs=_SUPABASE),
     Check(name="supabase.tables", run=catalogs.check_tables, needs=_SUPABASE),
     Check(name="supabase.constraints", run=definitions.check_constraints, needs=_SUPABASE),
+    Check(name=additions.NAME, run=additions.check_additions, needs=_SUPABASE),
     Check(name="supabase.functions", run=catalogs.check_functions, needs=_SUPABASE),
     Check(name="supabase.grants", run=grants.check_grants, needs=_SUPABASE),
     Check(name="supabase.rls", run=catalogs.check_rls, needs=_SUPABASE),
     Check(name="supabase.triggers", run=catalogs.check_triggers, needs=_SUPABASE),
-    Check(name="supabase.publication", run=catalogs.check_publication, needs=_SUPABASE),
-    Check(name="supabase.replica_identity", run=catalogs.check_replica_identity, needs=_SUPABASE),
+    Check(name="supabase.publication", run=publication.check_publication, needs=_SUPABASE),
+    Check(
+        name="supabase.replica_identity", run=publication.check_replica_identity, needs=_SUPABASE
+    ),
     Check(
         name="supabase.realtime",
         run=realtime.check_realtime,

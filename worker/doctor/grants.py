@@ -16,7 +16,14 @@ _FEW = 3
 async def check_grants(context: Context) -> Result:
     """Check rights on tables and columns."""
     name = "supabase.grants"
-    found = (await context.catalog()).found["tables"]
+    catalog = (await context.catalog()).found
+    found = catalog["tables"]
+    if "authenticated" not in catalog.get("schema_users", ("authenticated",)):
+        return fail(
+            name,
+            "authenticated may not use the schema public: browsers cannot reach any table.",
+            "Run in the SQL editor: grant usage on schema public to authenticated;",
+        )
     only_servers_insert = False
     for table, role, wanted, given in _rights(found):
         lacking = wanted - given
