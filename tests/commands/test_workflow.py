@@ -94,3 +94,17 @@ def test_the_operators_template_replaces_the_shipped_one() -> None:
     """By WORKFLOW_PATH."""
     assert workflow_file("/srv/mine.json") == Path("/srv/mine.json")
     assert json.loads(workflow_file().read_text())["13"]
+
+
+def test_escape_sequences_of_a_file_do_not_reach_the_terminal(run: Run, tmp_path: Path) -> None:
+    graph = shipped()
+    graph["9\x1b]0;title\x07\nnote: all is well"] = {
+        "class_type": "INTConstant",
+        "inputs": {"value": 1},
+    }
+    path = tmp_path / "odd.json"
+    path.write_bytes(as_bytes(graph))
+    answer = run("workflow", "check", str(path))
+    assert answer.code == 0
+    assert "\x1b" not in answer.out
+    assert not any(line.startswith("note: all is well") for line in answer.out.splitlines())

@@ -7,6 +7,7 @@ import pytest
 from tests.workflow.templates import (
     load,
     shipped,
+    with_audio_crop,
     with_constants,
     with_kj_resize,
     with_t5_loader,
@@ -158,8 +159,35 @@ def test_a_separated_voice_that_is_not_cut_is_refused_as_the_videos_sound() -> N
     graph = with_trimmed_voice()
     graph["80"]["inputs"]["audio"] = ["19", 0]
     problems = problems_of(graph)
-    assert any("input audio: found the whole sound of node 19" in text for text in problems)
+    assert any("input audio: found the uncut sound of node 19" in text for text in problems)
     load(graph, deviations=["VHS_VideoCombine.audio"])
+
+
+@pytest.mark.parametrize("separated", [False, True])
+def test_sound_cut_by_an_audio_crop_is_refused_as_the_videos_sound(separated: bool) -> None:
+    """It ends at a whole second, up to one after the planned frames: 513 frames became 523."""
+    graph = with_audio_crop()
+    graph["80"] = {"class_type": "AudioSeparation", "inputs": {"audio": ["40", 0]}}
+    graph["23"]["inputs"]["audio"] = ["80", 3] if separated else ["40", 0]
+    problems = problems_of(graph)
+    assert any("node 23 (VHS_VideoCombine), input audio: found" in text for text in problems)
+    load(graph, deviations=["VHS_VideoCombine.audio"])
+
+
+@pytest.mark.parametrize("text", ["A man. [1] He nods.", "calm (smile:1.4)", "x\n( a b : 2 )"])
+def test_markup_in_the_templates_own_prompt_is_refused(text: str) -> None:
+    """Every job without a prompt would be rendered with it."""
+    graph = shipped()
+    graph["17"]["inputs"]["positive_prompt"] = text
+    assert any("input positive_prompt: found" in problem for problem in problems_of(graph))
+    load(graph, deviations=["17.positive_prompt"])
+
+
+@pytest.mark.parametrize("text", ["", "(calm) [outside], at 10:30", "one | two", "a: 1"])
+def test_plain_words_and_a_prompt_per_window_pass(text: str) -> None:
+    graph = shipped()
+    graph["17"]["inputs"]["positive_prompt"] = text
+    load(graph)
 
 
 def test_a_text_encoder_that_relies_on_its_cache_is_refused() -> None:

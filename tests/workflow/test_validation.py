@@ -297,6 +297,15 @@ def test_sound_may_pass_through_other_nodes() -> None:
     load(graph)
 
 
+def test_a_permitted_class_is_noted() -> None:
+    """Nobody checks what it does to the frames."""
+    graph = shipped()
+    graph["90"] = {"class_type": "RIFE VFI", "inputs": {"frames": ["21", 0], "multiplier": 2}}
+    graph["23"]["inputs"]["images"] = ["90", 0]
+    notes = load(graph, deviations=["class:RIFE VFI"]).notes
+    assert any(note.startswith("Class permitted") and "RIFE VFI" in note for note in notes)
+
+
 def test_idle_nodes_are_noted() -> None:
     """ComfyUI leaves them out."""
     graph = shipped()

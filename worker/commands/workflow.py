@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from worker.commands.output import JsonOption, print_json, refusals
+from worker.jobs.text import visible
 from worker.policies import read_template
 from worker.runtime.data_files import workflow_file
 from worker.settings import load_planning_settings
@@ -50,7 +51,7 @@ def check(
             }
         )
         return
-    typer.echo(f"{path} is valid.")
+    typer.echo(visible(f"{path} is valid."))
     typer.echo(f"sha256 {template.sha256}")
     for note in template.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(visible(f"note: {note}"))

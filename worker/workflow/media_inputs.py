@@ -89,9 +89,8 @@ MEDIA_INPUTS: Mapping[str, Mapping[str, Treatment]] = {
         "audio": link(
             Output(EMBEDS, 1),
             "TrimAudioDuration",
-            "AudioCrop",
             Output("AudioSeparation", 3),
-            why="that sound ends with the planned frames",
+            why="that sound ends with the planned frames; AudioCrop knows only whole seconds",
         ),
         "frame_rate": pin(FRAME_RATE, LENGTH, firm=True),
         "loop_count": pin(0, LENGTH),

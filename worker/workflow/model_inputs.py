@@ -50,8 +50,17 @@ _LOGS = Free("it changes only what the endpoint logs")
 _SCALED = link(*RESIZERS, why="only these have exactly the size of the render")
 _COMPILE_ARGS = link("WanVideoTorchCompileSettings", why=_CHAIN, needed=False)
 _T5_FILE = file("umt5-xxl-enc-bf16.safetensors", _FILES)
+_PLAIN = re.compile(r"(?!.*\[\d+\])(?!.*\([^()]*:[\s\d.]+\)).*", re.DOTALL)
+# A job without a prompt of its own is rendered with the template's.
 _PROMPTS: Mapping[str, Treatment] = {
-    "positive_prompt": PerJob("prompt"),
+    "positive_prompt": PerJob(
+        "prompt",
+        matching(
+            _PLAIN,
+            "plain words",
+            "the text encoder takes [1] as a change of scene, and (word:1.2) as a weight on all",
+        ),
+    ),
     "negative_prompt": PerJob("negative_prompt"),
 }
 _SPEAKER = nothing("the video has one speaker")

@@ -109,7 +109,10 @@ def _output_problems(graph: Graph) -> Iterator[str]:
 
 
 def _uncut_sound(graph: Graph, allowed: Deviations) -> Iterator[Finding]:
-    """Yield a finding if only a separation of voices stands between the file and the video."""
+    """Yield a finding if separated voices reach the video without a cut to the planned frames.
+
+    AudioCrop cuts only at whole seconds: up to a second too late.
+    """
     for node in graph.values():
         link = node.link("audio") if node.kind == VIDEO else None
         source = graph.get(link.node) if link else None
@@ -118,9 +121,9 @@ def _uncut_sound(graph: Graph, allowed: Deviations) -> Iterator[Finding]:
             passed.add(source.id)
             link = source.link("audio")
             source = graph.get(link.node) if link else None
-        if passed and source is not None and source.kind == "LoadAudio":
+        if passed and source is not None and source.kind in ("LoadAudio", "AudioCrop"):
             yield Finding(
-                f"{node.label}, input audio: found the whole sound of {source.label}, wanted one "
+                f"{node.label}, input audio: found the uncut sound of {source.label}, wanted one "
                 f"that ends with the planned frames, as output 1 of {EMBEDS} does",
                 permitted_by=allowed.permit(node, "audio"),
             )
@@ -152,6 +155,8 @@ def _notes(
     """Yield what an operator should know about a template that passed with these deviations."""
     for finding in permitted:
         yield f"Deviation permitted: {finding.text}."
+    for kind in sorted(allowed.foreign & {node.kind for node in graph.values()}):
+        yield f"Class permitted without a check of its inputs and of what it returns: {kind}."
     idle = sorted(graph.keys() - needed)
     if idle:
         yield f"ComfyUI will ignore nodes that the video does not need: {', '.join(idle)}."
