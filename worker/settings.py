@@ -21,6 +21,7 @@ from pydantic_settings import (
 from worker import environment
 from worker.jobs.errors import SettingsInvalid
 from worker.plan.policy import PlanPolicy
+from worker.runtime.service_urls import not_a_project, not_an_endpoint, without_host
 
 PLACEHOLDERS = {
     "SUPABASE_URL": "http://unset.invalid",
@@ -332,11 +333,25 @@ class Settings(BaseSettings):
     @classmethod
     def _web_address(cls, value: str) -> str:
         parts = urlsplit(value)
-        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError("must be a full URL like https://host")
+        if value and (problem := without_host(value)):
+            raise ValueError(problem)
         if parts.query or parts.fragment or parts.username is not None:
             raise ValueError("must end with the host or a path: no user, no ?, no #")
         return value.rstrip("/")
+
+    @field_validator("supabase_url")
+    @classmethod
+    def _of_a_project(cls, value: str) -> str:
+        if problem := not_a_project(value):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("runpod_endpoint_url")
+    @classmethod
+    def _of_an_endpoint(cls, value: str) -> str:
+        if problem := not_an_endpoint(value):
+            raise ValueError(problem)
+        return value
 
     @field_validator("supabase_service_role_key", "runpod_api_key")
     @classmethod
@@ -454,6 +469,9 @@ def load_valid_settings(given: Mapping[str, str] | None = None) -> tuple[Setting
                 env[name] = PLACEHOLDERS.get(name, "")
                 if name == "RUNPOD_ENDPOINT_ID":
                     env.pop("RUNPOD_ENDPOINT_URL", None)
+                if name == "RUNPOD_ENDPOINT_URL" and not env.get("RUNPOD_ENDPOINT_ID"):
+                    # The id came from the URL: one problem, one sentence.
+                    env["RUNPOD_ENDPOINT_ID"] = PLACEHOLDERS["RUNPOD_ENDPOINT_ID"]
                 if name == "PUBLIC_URL":
                     env.pop("FLY_APP_NAME", None)
 
@@ -529,9 +547,13 @@ def _agree_on_endpoint(values: dict[str, Any]) -> list[str]:
             "Make them agree, or leave one out."
         ]
     values["runpod_endpoint_id"] = endpoint_id or from_url
-    values["runpod_endpoint_url"] = url or f"{RUNPOD_BASE}/{endpoint_id}"
     if not re.fullmatch(r"[A-Za-z0-9_-]+", values["runpod_endpoint_id"]):
-        return ["RUNPOD_ENDPOINT_ID: must consist of letters, digits, - and _."]
+        values.pop("runpod_endpoint_url", None)
+        if "://" in endpoint_id:
+            return ["RUNPOD_ENDPOINT_ID: is a URL; give the id alone, or set RUNPOD_ENDPOINT_URL."]
+        name = "RUNPOD_ENDPOINT_ID: must" if endpoint_id else "RUNPOD_ENDPOINT_URL: its end must"
+        return [f"{name} consist of letters, digits, - and _."]
+    values["runpod_endpoint_url"] = url or f"{RUNPOD_BASE}/{endpoint_id}"
     return []
 
 

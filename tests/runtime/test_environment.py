@@ -180,6 +180,88 @@ def test_the_endpoints_url_may_be_the_one_that_requests_go_to(given_url: str, us
     assert settings.runpod_endpoint_id == used.rpartition("/")[2]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        (
+            "SUPABASE_URL",
+            "https://supabase.com/dashboard/project/abcd/settings/api-keys",
+            "is a page of the dashboard; use https://abcd.supabase.co",
+        ),
+        ("SUPABASE_URL", "https://app.supabase.com/", "use https://<ref>.supabase.co"),
+        ("SUPABASE_URL", "https://db.abcd.supabase.co", "use https://abcd.supabase.co"),
+        (
+            "SUPABASE_URL",
+            "https://aws-0-eu-west-1.pooler.supabase.com",
+            "is the address of the database",
+        ),
+        (
+            "SUPABASE_URL",
+            "https://abcd.supabase.co/rest/v1/",
+            "must be https://abcd.supabase.co, without a path",
+        ),
+        ("SUPABASE_URL", "http://abcd.supabase.co", "must be https://abcd.supabase.co"),
+        ("SUPABASE_URL", "https://<ref>.supabase.co", "has '<' in its host"),
+        ("PUBLIC_URL", "https://my app.example", "has ' ' in its host"),
+        (
+            "RUNPOD_ENDPOINT_URL",
+            "https://console.runpod.io/serverless/user/endpoint/abc",
+            "must be https://api.runpod.ai/v2/abc",
+        ),
+        ("RUNPOD_ENDPOINT_URL", "https://rest.runpod.io/v1/endpoints/abc", "/v2/abc"),
+        ("RUNPOD_ENDPOINT_URL", "https://api.runpod.ai/v2/abc/status/u1", "/v2/abc"),
+        ("RUNPOD_ENDPOINT_URL", "https://api.runpod.ai/v2/abc/health", "/v2/abc"),
+        ("RUNPOD_ENDPOINT_URL", "http://api.runpod.ai/v2/abc", "https://api.runpod.ai/v2/abc"),
+        ("RUNPOD_ENDPOINT_URL", "https://api.runpod.ai/abc", "https://api.runpod.ai/v2/<id>"),
+    ],
+)
+def test_an_address_of_the_wrong_page_is_refused_with_the_right_one(
+    name: str, given: str, says: str
+) -> None:
+    env = {key: value for key, value in RIGHT.items() if key != "RUNPOD_ENDPOINT_ID"}
+    env |= {"RUNPOD_ENDPOINT_URL": "https://api.runpod.ai/v2/abc"}
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings(env | {name: given})
+    (problem,) = refused.value.problems
+    assert problem.startswith(f"{name}: ")
+    assert says in problem
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"RUNPOD_ENDPOINT_URL": "https://console.runpod.io/serverless/user/endpoint/abc"},
+        {"RUNPOD_ENDPOINT_ID": "https://api.runpod.ai/v2/abc/run"},
+        {"RUNPOD_ENDPOINT_ID": "https://console.runpod.io/serverless/user/endpoint/abc"},
+        {"RUNPOD_ENDPOINT_URL": "https://api.runpod.ai/v2/<id>"},
+    ],
+)
+def test_a_wrong_endpoint_is_one_problem(wrong: dict[str, str]) -> None:
+    env = {key: value for key, value in RIGHT.items() if key != "RUNPOD_ENDPOINT_ID"}
+    with pytest.raises(SettingsInvalid) as refused:
+        load_settings(env | wrong)
+    assert len(refused.value.problems) == 1
+    _, problems = load_valid_settings(env | wrong)
+    assert problems.keys() <= {"RUNPOD_ENDPOINT_ID", "RUNPOD_ENDPOINT_URL"}
+    assert len(problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("SUPABASE_URL", "https://supabase.example.com/api"),
+        ("SUPABASE_URL", "http://127.0.0.1:54321"),
+        ("SUPABASE_URL", "https://abcd.supabase.red"),
+        ("RUNPOD_ENDPOINT_URL", "https://proxy.example.com/runpod/abc"),
+        ("RUNPOD_ENDPOINT_URL", "http://127.0.0.1:8000/v2/abc"),
+    ],
+)
+def test_other_hosts_are_not_judged(name: str, given: str) -> None:
+    env = {key: value for key, value in RIGHT.items() if key != "RUNPOD_ENDPOINT_ID"}
+    env |= {"RUNPOD_ENDPOINT_URL": "https://api.runpod.ai/v2/abc"}
+    load_settings(env | {name: given})
+
+
 @pytest.mark.parametrize("price", ["1.9", "0.44", "1580", "0.051"])
 def test_a_price_per_hour_is_refused_with_the_price_per_second(price: str) -> None:
     with pytest.raises(SettingsInvalid) as refused:
