@@ -2,6 +2,7 @@
 
 import httpx
 import pytest
+import structlog
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -199,3 +200,12 @@ async def test_a_private_url_is_reported_unless_runpod_is_private_too(
 async def test_a_url_without_encryption_is_reported(backend: Backend) -> None:
     result = (await backend.examine("webhook", PUBLIC_URL="http://worker.example.com"))["webhook"]
     assert (result.level, result.fix) == ("fail", "Set PUBLIC_URL to https://worker.example.com.")
+
+
+async def test_the_deployed_worker_sees_no_orphaned_run_in_the_call(backend: Backend) -> None:
+    """`run.orphaned` is a warning about money."""
+    with structlog.testing.capture_logs() as lines:
+        result = (await backend.examine("webhook"))["webhook"]
+    assert result.level == "ok"
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == []
+    assert "webhook.received" in [line["event"] for line in lines]

@@ -51,8 +51,8 @@ async def check_webhook(context: Context) -> Result:
 
 
 async def _post(context: Context, url: str) -> httpx.Response:
-    body = {"id": "doctor", "status": "COMPLETED"}
-    return await context.http.post(url, json=body, follow_redirects=False)
+    # Without a run's id: the worker would log that of an unknown job as an orphaned run.
+    return await context.http.post(url, json={"status": "COMPLETED"}, follow_redirects=False)
 
 
 def _judge(base: str, wrong: httpx.Response, right: httpx.Response, took: float) -> Result:
