@@ -63,6 +63,13 @@ FIRING: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         },
         {},
     ),
+    "SpendHigh": (
+        {
+            'worker_gpu_seconds_total{outcome="completed"}': "0+300x240",
+            'worker_gpu_seconds_total{outcome="failed"}': "0+100x240",
+        },
+        {},
+    ),
     "RealtimeDown": ({"worker_realtime_ready": "0x240"}, {}),
     "RealtimeDeaf": ({"worker_realtime_unheard_rows": "3x240"}, {}),
     "InsertsNotHeard": ({"worker_realtime_missed_total": SEEN_FROM_THE_START}, {}),
@@ -87,6 +94,7 @@ FIRING: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 QUIET: dict[str, dict[str, str]] = {
     "WorkerDown": {"worker_build_info": "1x240"},
     "RunsNotFollowed": {"worker_runs_blind": "0x240"},
+    "SpendHigh": {'worker_gpu_seconds_total{outcome="completed"}': "0+300x240"},
     "RealtimeDeaf": {"worker_realtime_unheard_rows": "2x240"},
     "MemoryHigh": {"process_resident_memory_bytes": "200000000x240"},
     "WebhooksMissing": {
