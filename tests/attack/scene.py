@@ -51,6 +51,11 @@ class Scene:
     broken: list[str] = field(default_factory=list)
 
     @property
+    def begun(self) -> bool:
+        """Whether the attackers have done anything yet: some files take long to make."""
+        return bool(self.hostile or self.noted)
+
+    @property
     def http_port(self) -> int:
         return self.daemon.port
 

@@ -79,6 +79,8 @@ async def try_attack(name: str, attack: Attack | None, postgres: Postgres, plan:
             inputs = await _ordinary_inputs(world)
             async with asyncio.TaskGroup() as tasks:
                 attacking = tasks.create_task(_attack(scene, attack))
+                while attack is not None and not (scene.begun or attacking.done()):
+                    await asyncio.sleep(0.1)
                 await _honest_jobs(world, trial, plan, inputs)
                 if attacking.done():
                     trial.broken.append("the attack ended before the honest jobs were submitted")
