@@ -204,6 +204,24 @@ def test_cancelled_rows_count_for_the_day(database: Database, worker: Worker) ->
     insert(database, ANN)
 
 
+def test_cancelled_rows_of_one_statement_count_for_the_day(
+    database: Database, worker: Worker
+) -> None:
+    """Their events are written at its end: 12,000 went in with one request."""
+    worker.claim(0, max_rows_per_user_per_day=3)
+    many = (
+        "insert into public.video_jobs (image_url, audio_url, cancel_requested) "
+        "select 'https://a.example/i', 'https://a.example/a', true from generate_series(1, %s)"
+    )
+    with pytest.raises(REFUSED, match="started 3 jobs within 24 hours.* after 2"):
+        database.role("authenticated", many, 12_000, user=ANN)
+    database.role("authenticated", many, 2, user=ANN)
+    with pytest.raises(REFUSED, match="started 3 jobs"):
+        database.role("authenticated", many, 2, user=ANN)
+    database.role("authenticated", many, 1, user=ANN)
+    database.role("authenticated", many, 3, user=BEN)
+
+
 def test_retries_of_a_browser_count_for_the_day(database: Database, worker: Worker) -> None:
     """Cancelling and retrying for ever would write events without end."""
     worker.claim(0, max_rows_per_user_per_day=3)
