@@ -32,7 +32,7 @@ async def bring(scene: Scene, files: Made, at_once: int = AT_ONCE) -> None:
         for column, makers in files.items()
     }
 
-    def row(number: int) -> dict[str, object]:
+    def row(number: int) -> dict[str, str]:
         return {column: urls[number % len(urls)] for column, urls in addresses.items()}
 
     await scene.keep_up(row, at_once)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks._rig import MIB, rss_mib
 from tests.world import ROOT
 
-MIB = 1024 * 1024
 # What a kernel of a machine of 1 GiB keeps for itself, as benchmarks/decoders.py has it.
 KERNEL_MIB = 64
 SAMPLE_SECONDS = 0.25
 CGROUPS = Path("/sys/fs/cgroup")
+_numbers = itertools.count(1)
 
 
 def shipped_memory_mib(fly: Path = ROOT / "fly.toml") -> int:
@@ -58,16 +61,25 @@ def memory_group(limit_mib: int) -> Iterator[MemoryGroup | None]:
         yield None if path is None else MemoryGroup(path)
     finally:
         if path is not None:
-            # Its processes may take a moment to be gone.
-            with suppress(OSError):
-                path.rmdir()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a group; its processes, which have been ended, may take a moment to be gone."""
+    for _ in range(100):
+        try:
+            path.rmdir()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _made(limit_mib: int) -> Path | None:
     for parent, file in _places():
-        path = parent / f"attack-{os.getpid()}"
+        path = parent / f"attack-{os.getpid()}-{next(_numbers)}"
         try:
-            path.mkdir(exist_ok=True)
+            path.mkdir()
         except OSError:
             continue
         try:
@@ -118,10 +130,10 @@ def children(pid: int) -> list[int]:
 
 def resident_mib(pid: int) -> float:
     """Return the resident memory of a process now, in MiB; 0 if it is gone."""
-    with suppress(OSError):
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
-    return 0.0
+    try:
+        return rss_mib(pid)
+    except OSError:
+        return 0.0
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Mapping
 from uuid import uuid4
 
 import httpx
@@ -95,6 +96,6 @@ async def _listen(socket: websockets.ClientConnection, scene: Scene) -> None:
         scene.noted["answers of Realtime"] += 1
 
 
-def _frame(topic: str, event: str, payload: dict[str, object]) -> str:
+def _frame(topic: str, event: str, payload: Mapping[str, object]) -> str:
     frame = {"topic": f"realtime:{topic}", "event": event, "payload": payload}
     return json.dumps({**frame, "ref": "1", "join_ref": "1"})

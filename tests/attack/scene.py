@@ -14,22 +14,11 @@ from uuid import uuid4
 import httpx
 import psycopg
 
+from benchmarks._rig import PRODUCTION
 from tests.attack.machine import MemoryGroup, on_one_core
 from tests.data.media.hosts import Answer, host
 from tests.world import Daemon, World
 
-BUCKET = "attack-prepared"
-# The defaults of a real installation, in place of the short ones that other tests use.
-SHIPPED = {
-    "SWEEP_SECONDS": "15",
-    "POLL_SECONDS": "30",
-    "SLOW_POLL_SECONDS": "300",
-    "LEASE_SECONDS": "60",
-    "RESULT_PATIENCE_SECONDS": "60",
-    "RETRY_SECONDS": "15",
-    "LOG_LEVEL": "info",
-    "MEDIA_BUCKET": BUCKET,
-}
 RUNS = {"run_seconds_min": 1.0, "run_seconds_max": 1.0}
 TERMINAL = ("completed", "failed", "cancelled")
 TOP_UP_SECONDS = 0.5
@@ -65,7 +54,7 @@ class Scene:
         self.hostile.append(job_id)
         return job_id
 
-    async def keep_up(self, make: Callable[[int], Mapping[str, object]], at_once: int) -> None:
+    async def keep_up(self, make: Callable[[int], Mapping[str, str]], at_once: int) -> None:
         """Keep so many hostile rows open, each of a new user, until cancelled."""
         number = 0
         while True:
@@ -120,13 +109,12 @@ class Scene:
 async def staged(
     world: World, *, group: MemoryGroup | None, one_core: bool, **settings: str
 ) -> AsyncIterator[Scene]:
-    """Start the daemon on its machine, ready to prepare inputs as a real one."""
-    await world.stack.gateway.storage.create_bucket(BUCKET, public=False)
+    """Start the daemon on its machine, with a host that rows may name beside the stack's."""
     answers: dict[str, Answer] = {}
     async with host(answers) as site:
         address = f"127.0.0.1:{site.port}"
         allowed = f"{world.stack.env['INPUT_ALLOW_PRIVATE_HOSTS']},{address}"
-        daemon = world.daemon(**SHIPPED | {"INPUT_ALLOW_PRIVATE_HOSTS": allowed} | settings)
+        daemon = world.daemon(**PRODUCTION | {"INPUT_ALLOW_PRIVATE_HOSTS": allowed} | settings)
         await daemon.start()
         # Before it has made anything: a group counts only what its processes take in it.
         if group is not None:

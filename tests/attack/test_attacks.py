@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
 from collections.abc import AsyncIterator, Callable
 from uuid import uuid4
 
-import httpx
 import pytest
 import pytest_asyncio
 
@@ -16,6 +13,7 @@ from devstack.postgres import Postgres
 from tests.attack import file_attacks, network_attacks, row_attacks
 from tests.attack.hosts import trickled_bytes, trickled_head
 from tests.attack.machine import Peaks, memory_group, shipped_memory_mib
+from tests.attack.order import attacked, honest_end, honest_run, until, upload
 from tests.attack.scene import Scene, staged
 from tests.attack.trial import Attack
 from tests.e2e.kit import until_true, world_on
@@ -35,17 +33,19 @@ LIMITS = {"MAX_FAILED_PREPARATIONS_PER_USER_PER_HOUR": "3", "DECODER_CPU_SECONDS
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(postgres: Postgres) -> AsyncIterator[Scene]:
     """A daemon under the memory limit of the shipped machine, where the kernel lets us set it."""
+    settings, peaks = FAST | LIMITS, Peaks()
     with memory_group(shipped_memory_mib()) as group:
-        async with world_on(postgres) as world:
-            async with staged(world, group=group, one_core=False, **FAST | LIMITS) as scene:
-                peaks = Peaks()
-                watching = asyncio.get_running_loop().create_task(peaks.watch(scene.daemon.pid))
-                yield scene
-                watching.cancel()
-                assert scene.daemon.alive
-                assert peaks.together < shipped_memory_mib()
-                assert group is None or group.kills == 0
-                assert "Traceback" not in scene.daemon.words()
+        async with (
+            world_on(postgres) as world,
+            staged(world, group=group, one_core=False, **settings) as scene,
+        ):
+            watching = asyncio.get_running_loop().create_task(peaks.watch(scene.daemon.pid))
+            yield scene
+            watching.cancel()
+            assert scene.daemon.alive
+            assert peaks.together < shipped_memory_mib()
+            assert group is None or group.kills == 0
+            assert "Traceback" not in scene.daemon.words()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -56,44 +56,6 @@ async def scene(shared: Scene) -> AsyncIterator[Scene]:
                            shared.hostile)  # fmt: skip
     shared.hostile.clear()
     shared.noted.clear()
-
-
-@contextlib.asynccontextmanager
-async def attacked(scene: Scene, attack: Attack) -> AsyncIterator[asyncio.Task]:
-    """Run an attack until the end of the block."""
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(_run(scene, attack))
-        while not (scene.begun or task.done()):
-            await asyncio.sleep(0.02)
-        yield task
-        task.cancel()
-
-
-async def _run(scene: Scene, attack: Attack) -> None:
-    await attack(scene)
-
-
-async def honest_run(scene: Scene) -> str:
-    """Insert an honest job of a new user and wait until RunPod has it; return its id."""
-    world = scene.world
-    job_id = await world.insert(user_id=str(uuid4()))
-
-    async def submitted() -> bool:
-        row = await world.job(job_id)
-        assert row["error_code"] is None, row
-        return bool(world.runs_of(job_id))
-
-    await until_true(submitted, "the honest job is submitted", seconds=60)
-    return job_id
-
-
-async def honest_end(scene: Scene, job_id: str) -> None:
-    row = await scene.world.until(job_id, "completed", "failed", "cancelled", seconds=60)
-    assert (row["status"], row["error_code"]) == ("completed", None)
-
-
-async def upload(scene: Scene, data: bytes) -> str:
-    return await scene.world.upload(f"hostile-{secrets.token_hex(4)}", data)
 
 
 async def test_the_worst_accepted_pictures_of_many_users_delay_nobody_until_they_end(
@@ -174,15 +136,11 @@ async def test_the_gpu_never_asks_a_host_that_shows_it_another_file(scene: Scene
         return any(scene.world.runs_of(job_id) for job_id in scene.hostile)
 
     async with attacked(scene, row_attacks.hosts_with_two_faces):
-        await until_true(lambda: _true(submitted()), "a hostile row is submitted")
+        await until(submitted, "a hostile row is submitted")
         looked = scene.noted["runs looked at"]
         await honest_end(scene, await honest_run(scene))
-        await until_true(lambda: _true(scene.noted["runs looked at"] > looked), "it is looked at")
+        await until(lambda: scene.noted["runs looked at"] > looked, "its input is looked at")
     assert scene.broken == []
-
-
-async def _true(value: bool) -> bool:
-    return value
 
 
 async def test_rows_that_are_cancelled_at_insert_fill_nothing_and_delay_nobody(
@@ -233,20 +191,15 @@ async def test_a_user_whose_rows_all_fail_is_held_while_others_are_served(scene:
 async def test_webhooks_arrive_beside_silent_connections(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More than the server keeps; polls alone would not end the job so early."""
+    """More of them than the server keeps."""
     monkeypatch.setattr(network_attacks, "SILENT_CONNECTIONS", 400)
     async with attacked(scene, network_attacks.silent_connections) as task:
-        await until_true(
-            lambda: _true(scene.noted["connections made"] >= 400), "400 connections", seconds=60
-        )
+        await until(lambda: scene.noted["connections made"] >= 400, "400 connections")
         job_id = await honest_run(scene)
         await honest_end(scene, job_id)
         assert not task.done()
         (run,) = scene.world.runs_of(job_id)
-        await until_true(
-            lambda: _true(any(sent["answer"] == 200 for sent in run.webhooks)),
-            "the webhook is answered",
-        )
+        await until(lambda: any(sent["answer"] == 200 for sent in run.webhooks), "it is answered")
         status, said = await scene.readyz(60)
         assert (status, said["status"]) == (200, "ok")
 
@@ -267,6 +220,4 @@ async def test_readyz_blames_nobody_for_files_that_were_refused(scene: Scene) ->
     """After all of this, and while one more comes in."""
     url = await upload(scene, jpeg_of_scans(5000))
     await scene.world.until(await scene.insert_hostile(image_url=url), "failed")
-    async with httpx.AsyncClient(trust_env=False) as http:
-        answer = await http.get(f"http://127.0.0.1:{scene.http_port}/readyz", timeout=30)
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "reasons": []})
+    assert await scene.readyz(60) == (200, {"status": "ok", "reasons": []})

@@ -104,9 +104,7 @@ async def _ordinary_inputs(world: World) -> dict[str, object]:
     }
 
 
-async def _honest_jobs(
-    world: World, trial: Trial, plan: Plan, inputs: dict[str, object]
-) -> None:
+async def _honest_jobs(world: World, trial: Trial, plan: Plan, inputs: dict[str, object]) -> None:
     """Insert jobs while the attack lasts, and wait until each has been submitted."""
     await asyncio.sleep(plan.warm_up_seconds)
     async with asyncio.TaskGroup() as waiting:

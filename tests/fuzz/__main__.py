@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import sys
 import time
@@ -11,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz.harness import GROWTH_MIB, Harness, harness, resident_mib
+from benchmarks._rig import rss_mib
+from tests.fuzz.harness import GROWTH_MIB, Harness, harness
 from tests.fuzz.mutate import mutated
 from tests.fuzz.seeds import Seed, all_seeds
 
@@ -59,8 +61,8 @@ async def fuzz(
             print(f"FINDING {session.findings[-1]}", flush=True)
         session.cases += 1
         if session.cases == WARM_UP_CASES:
-            before = resident_mib()
-    session.growth_mib = resident_mib() - before if before else 0.0
+            before = rss_mib(os.getpid())
+    session.growth_mib = rss_mib(os.getpid()) - before if before else 0.0
     if session.growth_mib > GROWTH_MIB:
         session.findings.append(f"the process has grown by {session.growth_mib:.0f} MiB")
         print(f"FINDING {session.findings[-1]}", flush=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 from worker.jobs.errors import JobFailed
 from worker.media.audio_costs import flac_stream, refuse_costly_audio, wav_stream
+from worker.media.audio_header import caf_is_cut
 from worker.media.decoder.messages import (
     DecoderFailure,
     Task,
@@ -27,11 +27,14 @@ from worker.media.decoder.messages import (
 from worker.media.decoder_process import Budget, DecoderLimits, DecoderProcess, start_decoder
 from worker.media.first_look import Kind, refuse_text
 from worker.media.image_costs import jpeg_scans, refuse_costly_image, webp_size
+from worker.media.mp4_end import is_mp4, mp4_end
 from worker.media.mp4_tables import claims_too_much
+from worker.media.ogg_pages import ogg_end
+from worker.media.webm_end import webm_is_cut
+from worker.plan.media_facts import MOST_SECONDS
 
 MIB = 1024 * 1024
 MAX_PIXELS = 50_000_000
-MAX_SECONDS = 600
 SIZE = (480, 832)
 LIMITS = DecoderLimits(cpu_seconds=4, wall_seconds=60.0)
 # What a header reader may take for a file of at most 1 MiB.
@@ -45,12 +48,17 @@ Reader = Callable[[BinaryIO], object]
 READERS: dict[str, Reader] = {
     "refuse_text": lambda file: refuse_text(file, kind="image"),
     "refuse_costly_image": lambda file: refuse_costly_image(file, max_pixels=MAX_PIXELS),
-    "refuse_costly_audio": lambda file: refuse_costly_audio(file, max_seconds=MAX_SECONDS),
+    "refuse_costly_audio": lambda file: refuse_costly_audio(file, max_seconds=MOST_SECONDS),
     "jpeg_scans": lambda file: jpeg_scans(file),
     "webp_size": lambda file: webp_size(file.read(32)),
     "flac_stream": lambda file: flac_stream(file.read(64)),
     "wav_stream": lambda file: wav_stream(file),
     "claims_too_much": lambda file: claims_too_much(file),
+    "is_mp4": lambda file: is_mp4(file.read(8)),
+    "mp4_end": lambda file: mp4_end(file),
+    "ogg_end": lambda file: ogg_end(file),
+    "webm_is_cut": lambda file: webm_is_cut(file),
+    "caf_is_cut": lambda file: caf_is_cut(file),
 }
 
 
@@ -159,14 +167,3 @@ def _read(name: str, read: Reader, data: bytes) -> str | None:
     if seconds > READER_CPU_SECONDS:
         return f"{name}: took {seconds:.1f} CPU seconds"
     return f"{name}: took {peak / MIB:.0f} MiB" if peak > READER_BYTES else None
-
-
-def grown_mib(samples: Sequence[float]) -> float:
-    """Return how much memory has grown since the first samples, in MiB."""
-    return samples[-1] - samples[0] if samples else 0.0
-
-
-def resident_mib() -> float:
-    """Return the resident memory of this process, which stands for the daemon, in MiB."""
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - read many times
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB

@@ -31,9 +31,9 @@ def all_seeds() -> list[Seed]:
 
 
 def _picture(mode: str = "RGB", side: int = 48) -> Image.Image:
-    return Image.frombytes("RGB", (side, side), random.Random(1).randbytes(side * side * 3)).convert(
-        mode
-    )
+    return Image.frombytes(
+        "RGB", (side, side), random.Random(1).randbytes(side * side * 3)
+    ).convert(mode)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
