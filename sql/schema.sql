@@ -79,7 +79,7 @@ begin
   perform set_config('lock_timeout', '0', true);
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.claimed_at > now() - interval '5 seconds'),
+  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '2 seconds'),
          count(*) filter (where p.lease_owner = p_owner),
          coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
     into in_preparation, soon, mine, alone
