@@ -18,6 +18,16 @@ from tests.attack.machine import shipped_memory_mib
 from tests.attack.trial import HONEST, Attack, Plan, Trial, try_attack
 
 TARGET_SECONDS = 10.0
+TEXTS = ("attack", "what became of it", "/readyz (samples)")
+FIGURES = (
+    "median s",
+    "in line",
+    "worst s",
+    "honest failed",
+    "daemon MiB",
+    "decoder MiB",
+    "all MiB",
+)
 ATTACKS: dict[str, Attack | None] = {
     "none": None,
     "jpeg-scans": file_attacks.jpeg_beyond_the_limit,
@@ -48,7 +58,10 @@ async def run(names: list[str], plan: Plan, console: Console) -> list[Trial]:
         for name in names:
             trials.append(await try_attack(name, ATTACKS[name], postgres, plan))
             last = trials[-1]
-            console.print(f"{name}: median {last.median:.1f} s, worst {last.worst:.1f} s")
+            console.print(
+                f"{name}: median {last.median:.1f} s ({last.median_in_line:.1f} s in line), "
+                f"worst {last.worst:.1f} s"
+            )
             for line in last.broken:
                 console.print(f"BROKEN {name}: {line}", highlight=False, soft_wrap=True)
     finally:
@@ -61,7 +74,15 @@ def table_of(trials: list[Trial], title: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("attack", "what became of it"):
         table.add_column(column)
-    for column in ("median s", "worst s", "honest failed", "daemon MiB", "decoder MiB", "all MiB"):
+    for column in (
+        "median s",
+        "in line",
+        "worst s",
+        "honest failed",
+        "daemon MiB",
+        "decoder MiB",
+        "all MiB",
+    ):
         table.add_column(column, justify="right")
     table.add_column("/readyz (samples)")
     for trial in trials:
@@ -70,6 +91,7 @@ def table_of(trials: list[Trial], title: str) -> Table:
             trial.name,
             _counts(trial.became),
             f"{trial.median:.1f}",
+            f"{trial.median_in_line:.1f}",
             f"{trial.worst:.1f}",
             f"{trial.failures} of {len(trial.jobs)}",
             f"{peaks.daemon:.0f}",

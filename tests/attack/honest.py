@@ -16,11 +16,15 @@ LOOK_SECONDS = 0.05
 
 @dataclass(slots=True)
 class HonestJob:
-    """A job of somebody else; times are of the monotonic clock, in seconds."""
+    """A job of somebody else; instants are of the monotonic clock.
+
+    `in_line` are the seconds from its INSERT to the claim with which it was submitted.
+    """
 
     id: str
     inserted: float
     submitted: float | None = None
+    in_line: float = 0.0
     error_code: str | None = None
 
     @property
@@ -41,6 +45,8 @@ async def until_submitted(world: World, job: HonestJob, seconds: float) -> None:
         runs: list[Any] = world.runs_of(job.id)
         if runs:
             job.submitted = runs[0].submitted_at
+            row = await world.job(job.id)
+            job.in_line = (row["claimed_at"] - row["created_at"]).total_seconds()
             return
         row = await world.job(job.id)
         job.error_code = row["error_code"]

@@ -61,6 +61,10 @@ class Trial:
         return max(self.delays) if every and self.delays else float("inf")
 
     @property
+    def median_in_line(self) -> float:
+        return statistics.median([job.in_line for job in self.jobs if job.submitted] or [0.0])
+
+    @property
     def failures(self) -> int:
         """How many honest jobs ended in an error."""
         return sum(job.error_code is not None for job in self.jobs)
