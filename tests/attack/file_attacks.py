@@ -69,13 +69,13 @@ async def large_images(scene: Scene) -> None:
 
 
 async def long_audio(scene: Scene) -> None:
-    """The accepted recordings that take most CPU time."""
-    await bring(scene, {"audio_url": worst("audio")})
+    """A recording that states no length: decoded until it is longer than permitted."""
+    await bring(scene, {"audio_url": worst("audio", "live")})
 
 
 async def both_worst(scene: Scene) -> None:
     """The worst picture and the worst recording in each row."""
-    await bring(scene, {"image_url": worst("image", "100 scans"), "audio_url": worst("audio")})
+    await bring(scene, {"image_url": worst("image", "100 scans"), "audio_url": worst("audio", "live")})
 
 
 JPEGS = worst("image", "JPEG")

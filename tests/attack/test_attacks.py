@@ -73,7 +73,8 @@ async def test_the_worst_accepted_pictures_of_many_users_delay_nobody_until_they
 async def test_the_worst_accepted_recordings_of_many_users_delay_nobody_until_they_end(
     scene: Scene,
 ) -> None:
-    url = await upload(scene, file_attacks.worst("audio", "7.1")[0]())
+    """It states no length, so that no header tells how long it is."""
+    url = await upload(scene, file_attacks.worst("audio", "live")[0]())
     for _ in range(6):
         await scene.insert_hostile(audio_url=url)
     job_id = await honest_run(scene)
