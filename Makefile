@@ -116,6 +116,14 @@ e2e: $(STAMP) ## Only the tests that start the daemon and the local stack
 chaos: $(STAMP) ## Kill and cut the parts at random while jobs run (SEED=1 MINUTES=5)
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES)
 
+.PHONY: attack
+attack: $(STAMP) ## Attack a daemon on the shipped machine, and time honest jobs beside it (ARGS="--only NAME ...")
+	@$(BIN)/python -m tests.attack $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(STAMP) ## Feed mutated files to header readers and decoders (SEED=1 MINUTES=5)
+	@$(BIN)/python -m tests.fuzz --seed $(SEED) --minutes $(MINUTES) $(ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## Run every benchmark
 	@for file in benchmarks/[a-z]*.py; do name=$${file##*/}; $(BIN)/python -m benchmarks.$${name%.py}; done

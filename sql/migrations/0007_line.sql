@@ -43,9 +43,13 @@ begin
     select x.at from public.video_job_events x
     where x.user_id = p_user_id and x.event in ('inserted', 'retried') and x.at > now() - interval '24 hours'
     order by x.at desc limit most) e;
+  -- The rows that this very statement has inserted: their events are written at its end.
+  made := made + (select count(*) from (
+    select from public.video_jobs j where j.user_id = p_user_id and j.created_at = now() and not exists (
+      select from public.video_job_events x where x.job_id = j.id and x.event = 'inserted') limit most) n);
   if made >= most then
     raise exception 'You have started % jobs within 24 hours, which is the limit. You can start another after % UTC.',
-      most, to_char((oldest + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD HH24:MI')
+      most, to_char((coalesce(oldest, now()) + interval '24 hours') at time zone 'UTC', 'YYYY-MM-DD HH24:MI')
       using hint = 'too_many_jobs_today';
   end if;
 end $$;
@@ -203,8 +207,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Takes rows for a while: as many as there is room for, in the order of the line. Preparation has places of its own
--- (p_max_preparing); a row that has been in preparation for more than 5 s, perhaps because of a slow host, no longer
--- reserves a place at RunPod for itself.
+-- (p_max_preparing). A new row also reserves a place at RunPod for itself, but only for 2 s (RESERVED_SECONDS in
+-- worker/dispatch/dispatcher.py): what takes longer, or comes back from a host that did not deliver, holds up nobody.
 -- p_holding: the rows this owner works on. Others in its name were claimed with an answer that never arrived:
 -- they are handed out again, under the same attempt. Null: the owner does not say.
 create or replace function public.claim_video_jobs_v1(
@@ -249,7 +253,7 @@ begin
   perform set_config('lock_timeout', '0', true);
   perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
-  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.claimed_at > now() - interval '5 seconds'),
+  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '2 seconds'),
          count(*) filter (where p.lease_owner = p_owner),
          coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
     into in_preparation, soon, mine, alone

@@ -16,7 +16,7 @@ from tests.packaging.conftest import ROOT
 from worker.settings import Settings
 
 TARGETS = ["setup", "demo", "test", "check", "audit", "bench", "schema", "e2e", "chaos", "docker"]
-TARGETS += ["docs", "lock", "help", "alerts"]
+TARGETS += ["docs", "lock", "help", "alerts", "attack", "fuzz"]
 SUBJECTS = ("jobs", "plan", "workflow")
 PURE = [
     *(file for name in SUBJECTS for file in sorted((ROOT / "worker" / name).rglob("*.py"))),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.postgres import Database, Row
 from tests.sql.worker import ENDPOINT, LIMITS, USER_LIMITS, Worker, alter, by_hand, submitted
+from worker.dispatch.dispatcher import RESERVED_SECONDS
 from worker.jobs.events import InputNotDelivered
 from worker.jobs.waiting import IN_LINE, sentences
 from worker.settings import Settings
@@ -152,12 +153,42 @@ def test_rows_that_are_long_in_preparation_reserve_no_place_at_runpod(
     assert worker.claim(9, max_queued_runs=5) == []
     by_hand(
         database,
-        "update public.video_jobs set claimed_at = now() - interval '6 seconds'"
+        f"update public.video_jobs set claimed_at = now() - interval '{RESERVED_SECONDS} seconds'"
         " where status = 'preparing'",
     )
     assert worker.claim(9, max_queued_runs=5, max_preparing=5) == []
     assert len(worker.claim(9, max_queued_runs=5, max_preparing=7)) == 2
     assert len(worker.claim(9, max_queued_runs=5)) == 2
+
+
+def test_a_new_row_reserves_a_place_at_runpod_for_two_seconds(
+    database: Database, worker: Worker
+) -> None:
+    """The dispatcher looks again when that is over: both must have the same number."""
+    database.insert()
+    database.insert()
+    worker.claim(1, max_queued_runs=1)
+    for seconds, claimed_now in ((RESERVED_SECONDS - 1, 0), (RESERVED_SECONDS, 1)):
+        by_hand(
+            database,
+            f"update public.video_jobs set claimed_at = now() - interval '{seconds} seconds'"
+            " where status = 'preparing'",
+        )
+        assert len(worker.claim(1, max_queued_runs=1)) == claimed_now
+
+
+def test_rows_of_hosts_that_failed_before_reserve_no_place_at_runpod(
+    database: Database, worker: Worker
+) -> None:
+    """31 of them, each tried three times, kept an honest row in line for more than a minute."""
+    for _ in range(2):
+        database.insert()
+    by_hand(database, "update public.video_jobs set input_tries = 1")
+    for _ in range(2):
+        database.insert()
+    assert len(worker.claim(2, max_queued_runs=2)) == 2
+    assert len(worker.claim(9, max_queued_runs=2)) == 2
+    assert worker.claim(9, max_queued_runs=2) == []
 
 
 @pytest.mark.parametrize("limit", ["max_in_flight", "max_queued_runs"])
@@ -202,6 +233,24 @@ def test_cancelled_rows_count_for_the_day(database: Database, worker: Worker) ->
     insert(database, BEN)
     by_hand(database, "update public.video_job_events set at = at - interval '24 hours'")
     insert(database, ANN)
+
+
+def test_cancelled_rows_of_one_statement_count_for_the_day(
+    database: Database, worker: Worker
+) -> None:
+    """Their events are written at its end: 12,000 went in with one request."""
+    worker.claim(0, max_rows_per_user_per_day=3)
+    many = (
+        "insert into public.video_jobs (image_url, audio_url, cancel_requested) "
+        "select 'https://a.example/i', 'https://a.example/a', true from generate_series(1, %s)"
+    )
+    with pytest.raises(REFUSED, match=r"started 3 jobs within 24 hours.* after 2"):
+        database.role("authenticated", many, 12_000, user=ANN)
+    database.role("authenticated", many, 2, user=ANN)
+    with pytest.raises(REFUSED, match="started 3 jobs"):
+        database.role("authenticated", many, 2, user=ANN)
+    database.role("authenticated", many, 1, user=ANN)
+    database.role("authenticated", many, 3, user=BEN)
 
 
 def test_retries_of_a_browser_count_for_the_day(database: Database, worker: Worker) -> None:

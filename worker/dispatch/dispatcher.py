@@ -19,6 +19,9 @@ from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 
+RESERVED_SECONDS = 2.0
+"""How long a row in preparation reserves a place at RunPod: see claim_video_jobs_v1."""
+
 
 class Dispatcher:
     """Takes rows and has them submitted; tells `on_claim` of each row and `on_room` of room."""
@@ -69,7 +72,15 @@ class Dispatcher:
                     await self._give_back(case, case.job)
                 else:
                     self._start(case, case.job, tasks)
-        return self._gate.seconds_to_probe()
+        return self._seconds_to_next_look()
+
+    def _seconds_to_next_look(self) -> float | None:
+        """Return when there may be room without any event: a probe, or a reservation that ends."""
+        now = self._clock()
+        ages = [now - claim.began for claim in self.claims.values() if not claim.posting]
+        waits = [RESERVED_SECONDS - age for age in ages if age < RESERVED_SECONDS]
+        probe = self._gate.seconds_to_probe()
+        return min(waits if probe is None else [*waits, probe], default=None)
 
     async def renew(self) -> None:
         """Renew the leases of claimed rows; release those that are lost or cancelled."""

@@ -1,0 +1,1 @@
+"""Attacks on the availability of a real daemon, while honest jobs of other users come in."""
