@@ -84,9 +84,9 @@ def measure(bench: Bench) -> dict[str, tuple[float, float]]:
     everything: dict[str, Callable[[], object]] = {
         "insert a row": bench.insert,
         "claim 12 rows": bench.claim,
-        "nothing to claim": lambda: bench.call(
-            "claim_video_jobs_v1", p_owner=bench.owner, p_want=0, p_lease_seconds=60.0,
-            p_endpoint_id="endpoint", **LIMITS,
+        "no room to claim": lambda: bench.call(
+            "claim_video_jobs_v1", p_owner=bench.owner, p_want=12, p_lease_seconds=60.0,
+            p_endpoint_id="endpoint", **LIMITS | {"p_max_in_flight": 0},
         ),
         "sweep: stranded rows": lambda: bench.call(
             "stranded_video_jobs_v1", p_want=100, p_after=None

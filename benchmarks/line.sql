@@ -25,7 +25,7 @@ insert into public.video_job_users (user_id, turn)
   select j.user_id, max(j.turn) from public.video_jobs j group by j.user_id;
 update public.video_job_users u set
     head_priority = h.priority, head_turn = h.turn, head_created_at = h.created_at, head_id = h.id,
-    in_flight = coalesce(o.runs, 0), room = 5 - coalesce(o.runs, 0), held = case when o.runs >= 5 then 'in_flight' end
+    limits_version = 1, in_flight = coalesce(o.runs, 0), room = 5 - coalesce(o.runs, 0), held = case when o.runs >= 5 then 'in_flight' end
   from (select distinct on (j.user_id) j.user_id, j.priority, j.turn, j.created_at, j.id from public.video_jobs j
         where j.status = 'queued' order by j.user_id, j.priority desc, j.turn, j.created_at, j.id) h
   left join (select a.user_id, count(*) as runs from public.video_job_attempts a where a.state = 'running'

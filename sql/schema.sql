@@ -8,12 +8,13 @@ declare
   job public.video_jobs;
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
-  -- Counts over many rows: two at once could each see the last place.
-  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   if p_columns - public.video_job_columns_v1('plan') <> '{}' then
     raise exception 'A plan may not write %.', p_columns - public.video_job_columns_v1('plan');
   end if;
+  -- Whoever holds the row keeps only this call waiting, not those that wait for the next lock.
   select * into job from public.video_jobs j where j.id = p_job_id for update;
+  -- Counts over many rows: two at once could each see the last place.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt or job.lease_owner is distinct from p_owner
      or job.lease_expires_at < now() or job.cancel_requested
      or public.video_job_has_open_submission_v1(p_job_id)
@@ -51,8 +52,11 @@ declare
   slots integer;
   candidate record;
   picked uuid[] := '{}';
+  users uuid[] := '{}';
+  rooms jsonb := '{}';
+  lost uuid[];
   counted uuid[] := '{}';
-  outdated uuid[];
+  reach integer;
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   if p_holding is not null then
@@ -69,15 +73,14 @@ begin
     return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
     p_want := p_want - cardinality(again);
   end if;
+  -- The limits are counts over many rows: two claims at once could each see the last free slot.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   perform public.video_job_end_waits_v1();
   if p_want <= 0 or not (
       exists (select from public.video_job_users u where u.held is null and u.head_id is not null)
       or exists (select from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is null)) then
     return;
   end if;
-  -- The limits are counts over many rows: two claims at once could each see the last free slot.
-  perform set_config('lock_timeout', '0', true);
-  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
   select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '2 seconds'),
          count(*) filter (where p.lease_owner = p_owner),
@@ -94,30 +97,47 @@ begin
     return;
   end if;
 
-  -- Who was counted under other limits is counted first.
-  loop
-    outdated := array(
+  reach := slots + in_preparation + 24;
+  -- A user whose first row is none any more (it was removed with triggers off) would stand in the way of the others.
+  while cardinality(counted) < 500 loop
+    lost := array(
       select u.user_id from (
-        select x.user_id, x.refreshed_at from public.video_job_users x where x.held is null and x.head_id is not null
-        order by x.head_priority desc, x.head_turn, x.head_created_at, x.head_id limit slots + in_preparation + 24) u
-      where u.refreshed_at < (select l.updated_at from public.video_job_limits l));
-    exit when outdated = '{}' or outdated && counted;
-    counted := counted || outdated;
-    perform public.video_job_recount_users_v1(outdated);
+        select x.user_id, x.head_id from public.video_job_users x where x.held is null and x.head_id is not null
+        order by x.head_priority desc, x.head_turn, x.head_created_at, x.head_id limit reach) u
+      where u.user_id <> all (counted) and not exists (
+        select from public.video_jobs j
+        where j.id = u.head_id and j.user_id = u.user_id and j.status = 'queued' and not j.delayed));
+    exit when lost = '{}';
+    perform public.video_job_recount_users_v1(lost);
+    counted := counted || lost;
   end loop;
 
-  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
-  for candidate in select * from public.video_job_line_v1(slots + in_preparation + 24, true) l order by l.place loop
-    -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
-    continue when picked <> '{}' and candidate.suspect;
-    counted := counted || candidate.user_id;
-    perform from public.video_jobs j
-      where j.id = candidate.id and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
-      for update skip locked;
-    continue when not found;
-    exit when candidate.suspect and mine > 0;
-    picked := picked || candidate.id;
-    exit when candidate.suspect or cardinality(picked) >= slots;
+  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place, nor may
+  -- all that are looked at: then more are.
+  <<looking>>
+  loop
+    for candidate in select * from public.video_job_line_v1(reach, true) l order by l.place loop
+      -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
+      continue when picked <> '{}' and candidate.suspect;
+      if candidate.user_id is not null and not rooms ? candidate.user_id::text then
+        rooms := rooms || jsonb_build_object(candidate.user_id, public.video_job_hold_user_v1(candidate.user_id));
+      end if;
+      continue when (rooms ->> candidate.user_id::text)::integer <= 0;
+      perform from public.video_jobs j
+        where j.id = candidate.id and j.user_id is not distinct from candidate.user_id and j.status = 'queued' and not j.delayed
+          and not public.video_job_has_open_submission_v1(j.id)
+        for update skip locked;
+      continue when not found;
+      exit looking when candidate.suspect and mine > 0;
+      picked := picked || candidate.id;
+      if candidate.user_id is not null then
+        users := users || candidate.user_id;
+        rooms := rooms || jsonb_build_object(candidate.user_id, (rooms ->> candidate.user_id::text)::integer - 1);
+      end if;
+      exit looking when candidate.suspect or cardinality(picked) >= slots;
+    end loop;
+    exit when picked <> '{}' or reach > 1000;
+    reach := reach * 8;
   end loop;
 
   update public.video_jobs j
@@ -128,7 +148,7 @@ begin
   insert into public.video_job_turns as t (priority, turn)
     select j.priority, max(j.turn) - 1 from public.video_jobs j where j.id = any (picked) group by j.priority
     on conflict (priority) do update set turn = greatest(t.turn, excluded.turn);
-  perform public.video_job_recount_users_v1(counted);
+  perform public.video_job_recount_users_v1(users);
   return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
 end $$;
 
@@ -159,7 +179,7 @@ CREATE FUNCTION public.get_video_job_limits_v1() RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO ''
     AS $$
-  select to_jsonb(l) - 'only_row' - 'updated_at' from public.video_job_limits l
+  select to_jsonb(l) - 'only_row' - 'version' - 'updated_at' from public.video_job_limits l
 $$;
 
 CREATE FUNCTION public.inspect_video_jobs_v1() RETURNS jsonb
@@ -371,6 +391,7 @@ begin
     update public.video_job_users u set refreshed_at = now() from old where u.user_id = old.user_id returning u.user_id
   )
   select array_agg(s.user_id) into users from seen s;
+  users := users || array(select m from public.video_job_misplaced_users_v1(p_want) m);
   perform public.video_job_recount_users_v1(users);
   return coalesce(cardinality(users), 0);
 end $$;
@@ -557,20 +578,20 @@ CREATE FUNCTION public.set_video_job_limits_v1(p_limits jsonb) RETURNS jsonb
 declare
   before jsonb;
 begin
-  select to_jsonb(l) - 'only_row' - 'updated_at' into before from public.video_job_limits l for update;
+  select to_jsonb(l) - 'only_row' - 'version' - 'updated_at' into before from public.video_job_limits l for update;
   if p_limits <> before then
     update public.video_job_limits l
       set (max_in_flight_per_user, max_submissions_per_user_per_day, max_failed_preparations_per_user_per_hour,
-           max_rows_per_user_per_day, updated_at)
+           max_rows_per_user_per_day, version, updated_at)
         = (select v.max_in_flight_per_user, v.max_submissions_per_user_per_day, v.max_failed_preparations_per_user_per_hour,
-                  v.max_rows_per_user_per_day, clock_timestamp() from jsonb_populate_record(l, p_limits) v);
+                  v.max_rows_per_user_per_day, l.version + 1, now() from jsonb_populate_record(l, p_limits) v);
     insert into public.video_job_stale_users (user_id)
-      select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null on conflict do nothing;
+      select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null;
   end if;
   insert into public.video_job_stale_users (user_id)
     select j.user_id from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is not null
       and not exists (select from public.video_job_users u where u.user_id = j.user_id and u.head_id is not null)
-    group by j.user_id on conflict do nothing;
+    group by j.user_id;
   return case when p_limits <> before then before end;
 end $$;
 
@@ -679,7 +700,10 @@ CREATE FUNCTION public.video_job_attempts_after_change() RETURNS trigger
     AS $$
 begin
   if tg_op = 'DELETE' then
-    perform public.video_job_recount_users_v1(array[old.user_id]);
+    -- What is pruned counts for nothing any more.
+    if old.state in ('submitting', 'unknown', 'queued', 'running') or old.created_at > now() - interval '24 hours' then
+      perform public.video_job_recount_users_v1(array[old.user_id]);
+    end if;
     return null;
   end if;
   if coalesce(current_setting('video_jobs.recount', true), '') <> 'later' and (
@@ -724,8 +748,9 @@ CREATE FUNCTION public.video_job_changed_v1(p_old public.video_jobs, p_new publi
     LANGUAGE sql STABLE
     SET search_path TO ''
     AS $$
-  select coalesce(array_agg(n.key order by n.key), '{}') from jsonb_each(to_jsonb(p_new)) n
-  where n.value is distinct from to_jsonb(p_old) -> n.key and n.key not in ('updated_at', 'revision')
+  select coalesce(array_agg(n.key order by n.key), '{}')
+  from jsonb_each(to_jsonb(p_new)) n join jsonb_each(to_jsonb(p_old)) o on o.key = n.key
+  where n.value <> o.value and n.key not in ('updated_at', 'revision')
     -- A generated column is computed after a BEFORE trigger, and differs until then.
     and not exists (select 1 from pg_catalog.pg_attribute a
                     where a.attrelid = 'public.video_jobs'::regclass and a.attname = n.key and a.attgenerated <> '')
@@ -772,6 +797,11 @@ begin
   -- Two inserts at once could each see the last one that is left.
   insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
   perform from public.video_job_users u where u.user_id = p_user_id for update;
+  -- With anonymous sign-in anybody may insert; a line that long is no use to its owner.
+  if (select count(*) from (select from public.video_jobs j where j.user_id = p_user_id and j.status = 'queued' limit 200) w) >= 200 then
+    raise exception 'You have 200 jobs waiting. Wait until some of them are done, then start more.'
+      using hint = 'too_many_waiting_jobs';
+  end if;
   select count(*), min(e.at) into made, oldest from (
     select x.at from public.video_job_events x
     where x.user_id = p_user_id and x.event in ('inserted', 'retried') and x.at > now() - interval '24 hours'
@@ -829,10 +859,11 @@ begin
     -- The trigger works out `delayed`.
     update public.video_jobs j set available_at = j.available_at from due where j.id = due.id returning j.user_id
   ), stale as (
-    delete from public.video_job_stale_users s where s.user_id in (
-      select x.user_id from public.video_job_stale_users x limit 200 for update skip locked) returning s.user_id
+    delete from public.video_job_stale_users s where s.id in (
+      select x.id from public.video_job_stale_users x order by x.id limit 200 for update skip locked) returning s.user_id
   ), passed as (
     select u.user_id from public.video_job_users u where u.held_until <= now() order by u.held_until limit 200
+      for update skip locked
   )
   select array_agg(x.user_id) into users from (
     select w.user_id from woken w union select s.user_id from stale s union select p.user_id from passed p) x;
@@ -844,12 +875,14 @@ CREATE FUNCTION public.video_job_foreign_defaults_v1() RETURNS jsonb
     SET search_path TO ''
     AS $$
 declare
+  ours constant text[] := array(
+    select c from unnest(array['input', 'owner', 'people', 'plan', 'progress', 'history', 'record']) g
+    cross join unnest(public.video_job_columns_v1(g)) c);
   expressions text := (
     select string_agg(format('%L, %s', a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)), ', ')
     from pg_catalog.pg_attribute a join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where a.attrelid = 'public.video_jobs'::regclass and a.attgenerated = '' and not a.attisdropped
-      and not exists (select 1 from unnest(array['input', 'owner', 'people', 'plan', 'progress', 'history', 'record']) g
-                      where a.attname = any (public.video_job_columns_v1(g))));
+      and a.attname <> all (ours));
   defaults jsonb := '{}';
 begin
   if expressions is not null then
@@ -877,14 +910,33 @@ CREATE FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) RETURNS b
                  where a.job_id = p_job_id and a.state in ('submitting', 'unknown', 'queued', 'running'))
 $$;
 
+CREATE FUNCTION public.video_job_hold_user_v1(p_user_id uuid) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  known public.video_job_users;
+begin
+  select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  if known.limits_version <> (select l.version from public.video_job_limits l)
+     or exists (select from public.video_job_stale_users s where s.user_id = p_user_id) then
+    perform public.video_job_recount_user_v1(p_user_id);
+    select * into known from public.video_job_users u where u.user_id = p_user_id;
+  end if;
+  return case when known.held is null then known.room else 0 end;
+end $$;
+
 CREATE FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) RETURNS TABLE(id uuid, user_id uuid, suspect boolean, place bigint)
     LANGUAGE sql STABLE
     SET search_path TO ''
     AS $$
   with ready as (
-    select u.user_id, u.preparing, u.room,
+    select u.user_id, u.preparing, case when u.limits_version = l.version then u.room else p_want end as room,
            row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
-    from public.video_job_users u where u.held is null and u.head_id is not null
+    from public.video_job_users u cross join public.video_job_limits l where u.held is null and u.head_id is not null
     order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
   ), waiting as (
     select r.id, u.user_id, r.suspect, r.priority, r.turn, r.created_at,
@@ -919,6 +971,31 @@ begin
     select from storage.objects o
     where o.bucket_id = p_bucket and o.name collate "C" > folder || '/' and o.name collate "C" < folder || '0'
     limit most) found) < most and folder is not null, false);
+end $$;
+
+CREATE FUNCTION public.video_job_misplaced_users_v1(p_want integer) RETURNS SETOF uuid
+    LANGUAGE plpgsql
+    SET search_path TO ''
+    AS $$
+declare
+  beginning uuid;
+begin
+  foreach beginning in array array[gen_random_uuid(), '00000000-0000-0000-0000-000000000000'] loop
+    return query
+    -- From user to user through the index: one may have a million rows.
+    with recursive walk as (
+      select (select j.user_id from public.video_jobs j where j.user_id >= beginning and j.status = 'queued' and not j.delayed
+              order by j.user_id limit 1) as person, 1 as nth
+      union all
+      select (select j.user_id from public.video_jobs j where j.user_id > w.person and j.status = 'queued' and not j.delayed
+              order by j.user_id limit 1), w.nth + 1
+      from walk w where w.person is not null and w.nth < p_want
+    )
+    select w.person from walk w left join public.video_job_users u on u.user_id = w.person
+    where w.person is not null and u.head_id is distinct from (
+      select j.id from public.video_jobs j where j.user_id = w.person and j.status = 'queued' and not j.delayed
+      order by j.priority desc, j.turn, j.created_at, j.id limit 1);
+  end loop;
 end $$;
 
 CREATE FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) RETURNS bigint
@@ -985,10 +1062,16 @@ CREATE FUNCTION public.video_job_queued_v1(p_row public.video_jobs) RETURNS void
     SET search_path TO ''
     AS $$
   update public.video_job_users u
-    set head_priority = p_row.priority, head_turn = p_row.turn, head_created_at = p_row.created_at, head_id = p_row.id
+    set (head_priority, head_turn, head_created_at, head_id) = (
+          select f.priority, f.turn, f.created_at, f.id from (values
+            (u.head_priority, u.head_turn, u.head_created_at, u.head_id),
+            (p_row.priority, p_row.turn, p_row.created_at, p_row.id)) f (priority, turn, created_at, id)
+          where f.id is not null order by f.priority desc, f.turn, f.created_at, f.id limit 1),
+        told = case when u.held is null then u.told else '' end
     where u.user_id = p_row.user_id and p_row.status = 'queued'
-      and (u.head_id is null or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
-           > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
+      and (u.held is not null or u.head_id is null
+           or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
+              > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
 $$;
 
 CREATE FUNCTION public.video_job_recount_user_v1(p_user_id uuid) RETURNS void
@@ -1004,8 +1087,18 @@ declare
   reason text;
   until timestamptz;
 begin
-  insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
-  select * into known from public.video_job_users u where u.user_id = p_user_id for update;
+  select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
+  if not found and not exists (select from public.video_job_users u where u.user_id = p_user_id) then
+    begin
+      insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
+    exception when lock_not_available then null;
+    end;
+    select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
+  end if;
+  if known.user_id is null then
+    insert into public.video_job_stale_users (user_id) values (p_user_id);
+    return;
+  end if;
   select * into limits from public.video_job_limits;
   select * into used from public.video_job_usage_v1(p_user_id);
   if used.failures >= limits.max_failed_preparations_per_user_per_hour then
@@ -1024,30 +1117,24 @@ begin
     order by j.priority desc, j.turn, j.created_at, j.id limit 1;
   update public.video_job_users u
     set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
-        head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until, refreshed_at = clock_timestamp()
+        head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until,
+        limits_version = limits.version, refreshed_at = clock_timestamp(),
+        -- Another row is among the first now.
+        told = case when reason is not null and head.id is distinct from known.head_id then '' else u.told end
     where u.user_id = p_user_id
-      and (known.refreshed_at < limits.updated_at or (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
-           known.room, known.held, known.held_until)
-          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason, until));
+      and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
+           known.room, known.held, known.held_until, known.limits_version)
+          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason,
+                            until, limits.version);
 end $$;
 
 CREATE FUNCTION public.video_job_recount_users_v1(p_user_ids uuid[]) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO ''
     AS $$
-declare
-  person uuid;
 begin
-  if coalesce(current_setting('video_jobs.recount', true), '') = 'later' then
-    perform set_config('lock_timeout', '250ms', true);
-  end if;
-  for person in select distinct u from unnest(p_user_ids) u where u is not null order by u loop
-    begin
-      perform public.video_job_recount_user_v1(person);
-    exception when lock_not_available or deadlock_detected then
-      insert into public.video_job_stale_users (user_id) values (person) on conflict do nothing;
-    end;
-  end loop;
+  perform public.video_job_recount_user_v1(p.id)
+    from (select distinct u.id from unnest(p_user_ids) u (id) where u.id is not null order by u.id) p;
 end $$;
 
 CREATE FUNCTION public.video_job_room_v1(p_endpoint_id text, OUT open_runs bigint, OUT queued_runs bigint) RETURNS record
@@ -1098,12 +1185,13 @@ CREATE FUNCTION public.video_job_usage_v1(p_user_id uuid, OUT preparing integer,
     AS $$
   select p.rows, p.rows + o.runs, s.used + p.rows, s.until, f.used, f.until
   from (select count(*)::integer as rows from public.video_jobs j
-        where j.status = 'preparing' and j.user_id = p_user_id and j.lease_expires_at is not null) p,
+        where j.status = 'preparing' and j.user_id = p_user_id and j.lease_expires_at is not null
+          and not public.video_job_has_open_submission_v1(j.id)) p,
     (select count(*)::integer as runs from public.video_job_attempts a
-     where a.user_id = p_user_id and a.state in ('unknown', 'queued', 'running')) o,
+     where a.user_id = p_user_id and a.state in ('submitting', 'unknown', 'queued', 'running')) o,
     (select count(*)::integer as used, min(x.created_at) + interval '24 hours' as until from (
        select a.created_at from public.video_job_attempts a
-       where a.user_id = p_user_id and a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
+       where a.user_id = p_user_id and a.created_at > now() - interval '24 hours' and a.state <> 'refused'
        order by a.created_at desc
        limit (select l.max_submissions_per_user_per_day from public.video_job_limits l)) x) s,
     (select count(*)::integer as used, min(x.at) + interval '1 hour' as until from (
@@ -1124,19 +1212,12 @@ begin
   if tg_op = 'DELETE' then
     insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
     values (old.id, old.user_id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
-    perform public.video_job_recount_users_v1(array[old.user_id]);
   elsif tg_op = 'INSERT' then
     insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
     values (new.id, new.user_id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
     perform public.video_job_queued_v1(new);
     return null;
   else
-    -- The worker's functions count the users of all their rows at their end.
-    if coalesce(current_setting('video_jobs.recount', true), '') <> 'later'
-       and (new.status, new.delayed, new.priority, new.turn, new.user_id, new.lease_expires_at is null)
-           is distinct from (old.status, old.delayed, old.priority, old.turn, old.user_id, old.lease_expires_at is null) then
-      perform public.video_job_recount_users_v1(array[old.user_id, new.user_id]);
-    end if;
     what := case
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
@@ -1155,6 +1236,9 @@ begin
       'error_message', new.error_message, 'runpod_job_id', new.runpod_job_id));
     insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase, detail)
     values (new.id, new.user_id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
+    if what = 'retried' then
+      perform public.video_job_queued_v1(new);
+    end if;
     if not (new.cancel_requested and not old.cancel_requested) then
       return null;
     end if;
@@ -1162,6 +1246,16 @@ begin
   -- A deleted or cancelled job's runs are looked at by the next sweep, not by their next poll.
   update public.video_job_attempts a set next_poll_at = now()
   where a.job_id = old.id and a.state in ('unknown', 'queued', 'running');
+  return null;
+end $$;
+
+CREATE FUNCTION public.video_jobs_after_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+begin
+  perform public.video_job_recount_users_v1(array(
+    select u.user_id from public.video_job_users u where u.head_id is not null or u.in_flight > 0 or u.held is not null));
   return null;
 end $$;
 
@@ -1175,13 +1269,7 @@ begin
   if new.status <> 'queued' then
     raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
   end if;
-  -- With anonymous sign-in anybody may insert; a line that long is no use to its owner and slows the claim.
   if auth.role() = 'authenticated' then
-    if (select count(*) from (select 1 from public.video_jobs j
-                              where j.user_id = new.user_id and j.status = 'queued' limit 200) w) >= 200 then
-      raise exception 'You have 200 jobs waiting. Wait until some of them are done, then insert more.'
-        using hint = 'too_many_waiting_jobs';
-    end if;
     perform public.video_job_check_user_v1(auth.uid());
   end if;
   -- Otherwise an old run's result could land in a new job.
@@ -1285,6 +1373,26 @@ begin
     return null;
   end if;
   return new;
+end $$;
+
+CREATE FUNCTION public.video_jobs_count_users() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO ''
+    AS $$
+declare
+  users uuid[];
+begin
+  if tg_op = 'DELETE' then
+    users := array(select o.user_id from before o);
+  -- The worker's functions count the users of all their rows at their end.
+  elsif coalesce(current_setting('video_jobs.recount', true), '') <> 'later' then
+    users := array(
+      select u.user_id from before o join after n on n.id = o.id cross join unnest(array[o.user_id, n.user_id]) u (user_id)
+      where (n.status, n.delayed, n.priority, n.turn, n.user_id, n.lease_expires_at is null)
+        is distinct from (o.status, o.delayed, o.priority, o.turn, o.user_id, o.lease_expires_at is null));
+  end if;
+  perform public.video_job_recount_users_v1(users);
+  return null;
 end $$;
 
 CREATE FUNCTION public.write_video_job_changes_v1(p_changes jsonb) RETURNS TABLE(job_id uuid, took boolean, locked boolean, "case" jsonb)
@@ -1420,6 +1528,7 @@ CREATE TABLE public.video_job_limits (
     max_submissions_per_user_per_day integer DEFAULT 50 NOT NULL,
     max_failed_preparations_per_user_per_hour integer DEFAULT 10 CONSTRAINT video_job_limits_max_failed_preparations_per_user_per__not_null NOT NULL,
     max_rows_per_user_per_day integer DEFAULT 200 NOT NULL,
+    version bigint DEFAULT 1 NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT video_job_limits_only_row_check CHECK (only_row)
 );
@@ -1435,10 +1544,20 @@ CREATE TABLE public.video_job_migrations (
 COMMENT ON TABLE public.video_job_migrations IS 'talking-head-worker: which sql/migrations files have run here.';
 
 CREATE TABLE public.video_job_stale_users (
+    id bigint NOT NULL,
     user_id uuid NOT NULL
 );
 
 COMMENT ON TABLE public.video_job_stale_users IS 'talking-head-worker: users whose counts are to be made anew.';
+
+ALTER TABLE public.video_job_stale_users ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.video_job_stale_users_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.video_job_turns (
     priority integer NOT NULL,
@@ -1456,7 +1575,8 @@ CREATE TABLE public.video_job_users (
     head_turn bigint,
     head_created_at timestamp with time zone,
     head_id uuid,
-    room integer DEFAULT 1000000 NOT NULL,
+    room integer DEFAULT 0 NOT NULL,
+    limits_version bigint DEFAULT 0 NOT NULL,
     held text,
     held_until timestamp with time zone,
     told text,
@@ -1487,7 +1607,7 @@ ALTER TABLE ONLY public.video_job_migrations
     ADD CONSTRAINT video_job_migrations_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY public.video_job_stale_users
-    ADD CONSTRAINT video_job_stale_users_pkey PRIMARY KEY (user_id);
+    ADD CONSTRAINT video_job_stale_users_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.video_job_turns
     ADD CONSTRAINT video_job_turns_pkey PRIMARY KEY (priority);
@@ -1517,6 +1637,8 @@ CREATE INDEX video_job_events_job ON public.video_job_events USING btree (job_id
 CREATE INDEX video_job_events_tries ON public.video_job_events USING btree (user_id, at DESC) WHERE (event = ANY (ARRAY['inserted'::text, 'retried'::text]));
 
 CREATE INDEX video_job_events_unprepared ON public.video_job_events USING btree (user_id, at DESC) WHERE (event = 'preparation_failed'::text);
+
+CREATE INDEX video_job_stale_users_user ON public.video_job_stale_users USING btree (user_id);
 
 CREATE INDEX video_job_users_busy ON public.video_job_users USING btree (user_id) WHERE ((in_flight > 0) OR (held IS NOT NULL));
 
@@ -1550,11 +1672,19 @@ CREATE INDEX video_jobs_user ON public.video_jobs USING btree (user_id, created_
 
 CREATE TRIGGER video_job_attempts_after_change AFTER INSERT OR DELETE OR UPDATE ON public.video_job_attempts FOR EACH ROW EXECUTE FUNCTION public.video_job_attempts_after_change();
 
+CREATE TRIGGER video_job_attempts_after_truncate AFTER TRUNCATE ON public.video_job_attempts FOR EACH STATEMENT EXECUTE FUNCTION public.video_jobs_after_truncate();
+
 CREATE TRIGGER video_jobs_after_change AFTER INSERT OR DELETE OR UPDATE ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_after_change();
+
+CREATE TRIGGER video_jobs_after_truncate AFTER TRUNCATE ON public.video_jobs FOR EACH STATEMENT EXECUTE FUNCTION public.video_jobs_after_truncate();
 
 CREATE TRIGGER video_jobs_before_insert BEFORE INSERT ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_before_insert();
 
 CREATE TRIGGER video_jobs_before_update BEFORE UPDATE ON public.video_jobs FOR EACH ROW EXECUTE FUNCTION public.video_jobs_before_update();
+
+CREATE TRIGGER video_jobs_count_users_of_deleted AFTER DELETE ON public.video_jobs REFERENCING OLD TABLE AS before FOR EACH STATEMENT EXECUTE FUNCTION public.video_jobs_count_users();
+
+CREATE TRIGGER video_jobs_count_users_of_updated AFTER UPDATE ON public.video_jobs REFERENCING OLD TABLE AS before NEW TABLE AS after FOR EACH STATEMENT EXECUTE FUNCTION public.video_jobs_count_users();
 
 CREATE POLICY "people cancel their own jobs" ON public.video_jobs FOR UPDATE TO authenticated USING ((( SELECT auth.uid() AS uid) = user_id)) WITH CHECK ((( SELECT auth.uid() AS uid) = user_id));
 
@@ -1693,12 +1823,18 @@ REVOKE ALL ON FUNCTION public.video_job_fresh_v1(p_row public.video_jobs, p_keep
 REVOKE ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_has_open_submission_v1(p_job_id uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION public.video_job_hold_user_v1(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_hold_user_v1(p_user_id uuid) TO service_role;
+
 REVOKE ALL ON FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_may_upload_v1(p_bucket text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_may_upload_v1(p_bucket text) TO authenticated;
 GRANT ALL ON FUNCTION public.video_job_may_upload_v1(p_bucket text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.video_job_misplaced_users_v1(p_want integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.video_job_misplaced_users_v1(p_want integer) TO service_role;
 
 REVOKE ALL ON FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.video_job_next_turn_v1(p_user_id uuid, p_priority integer) TO service_role;
@@ -1731,9 +1867,13 @@ GRANT ALL ON FUNCTION public.video_job_usage_v1(p_user_id uuid, OUT preparing in
 
 REVOKE ALL ON FUNCTION public.video_jobs_after_change() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION public.video_jobs_after_truncate() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION public.video_jobs_before_insert() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.video_jobs_before_update() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION public.video_jobs_count_users() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION public.write_video_job_changes_v1(p_changes jsonb) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.write_video_job_changes_v1(p_changes jsonb) TO service_role;

@@ -123,7 +123,8 @@ def _run(
 ) -> list[Row]:
     adapted = [Jsonb(one) if isinstance(one, dict) else one for one in values]
     cursor = connection.execute(statement.encode(), adapted or None)
-    return cursor.fetchall() if cursor.description else []
+    # A row may have no column (`select from`), and then nothing is described.
+    return cursor.fetchall() if cursor.rownumber is not None else []
 
 
 @pytest.fixture(scope="session")

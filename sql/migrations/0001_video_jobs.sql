@@ -284,7 +284,7 @@ create index if not exists video_job_events_unprepared on public.video_job_event
   where event = 'preparation_failed';
 
 -- One row per user who has inserted a job: who is served next, and what that depends on. Every value but `turn` can be
--- counted anew from the other tables (video_job_refresh_user_v1); rows without a user are each a user of their own.
+-- counted anew from the other tables (video_job_recount_user_v1); rows without a user are each a user of their own.
 create table if not exists public.video_job_users (
   user_id uuid primary key,
   -- the last turn that a row of this user was given
@@ -297,11 +297,13 @@ create table if not exists public.video_job_users (
   head_turn bigint,
   head_created_at timestamptz,
   head_id uuid,
-  -- how many of them may be claimed now; if none, for which limit, and when it passes if nothing else happens
-  room integer not null default 1000000,
+  -- how many of them may be claimed now, by the limits of which version (0: not counted yet); if none, for which
+  -- limit, and when it passes if nothing else happens
+  room integer not null default 0,
+  limits_version bigint not null default 0,
   held text,
   held_until timestamptz,
-  -- what the rows say of that
+  -- what the first rows say of that; empty: to be written anew
   told text,
   refreshed_at timestamptz not null default now()
 );
@@ -313,8 +315,13 @@ create index if not exists video_job_users_held on public.video_job_users (held_
 create index if not exists video_job_users_busy on public.video_job_users (user_id) where in_flight > 0 or held is not null;
 create index if not exists video_job_users_untold on public.video_job_users (user_id) where held is distinct from told;
 
--- Users whose row was locked when it should have been counted anew; the next claim does it.
-create table if not exists public.video_job_stale_users (user_id uuid primary key);
+-- Users whose row was locked when it should have been counted anew; the next claim does it. Not unique: nobody waits
+-- for somebody else who notes the same user.
+create table if not exists public.video_job_stale_users (
+  id bigint generated always as identity primary key,
+  user_id uuid not null
+);
+create index if not exists video_job_stale_users_user on public.video_job_stale_users (user_id);
 comment on table public.video_job_stale_users is 'talking-head-worker: users whose counts are to be made anew.';
 
 -- How far each priority has been served: new rows of users without waiting rows are given their turn from here.
@@ -331,6 +338,8 @@ create table if not exists public.video_job_limits (
   max_submissions_per_user_per_day integer not null default 50,
   max_failed_preparations_per_user_per_hour integer not null default 10,
   max_rows_per_user_per_day integer not null default 200,
+  -- rises with every change, and says which limits a user was counted by: clocks may jump
+  version bigint not null default 1,
   updated_at timestamptz not null default now()
 );
 comment on table public.video_job_limits is 'talking-head-worker: one row; what a user may have. From the settings of the worker.';

@@ -34,12 +34,14 @@ revoke execute on function public.video_job_text_v1(text, integer, integer) from
 create or replace function public.video_job_foreign_defaults_v1() returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
+  ours constant text[] := array(
+    select c from unnest(array['input', 'owner', 'people', 'plan', 'progress', 'history', 'record']) g
+    cross join unnest(public.video_job_columns_v1(g)) c);
   expressions text := (
     select string_agg(format('%L, %s', a.attname, pg_catalog.pg_get_expr(d.adbin, d.adrelid)), ', ')
     from pg_catalog.pg_attribute a join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
     where a.attrelid = 'public.video_jobs'::regclass and a.attgenerated = '' and not a.attisdropped
-      and not exists (select 1 from unnest(array['input', 'owner', 'people', 'plan', 'progress', 'history', 'record']) g
-                      where a.attname = any (public.video_job_columns_v1(g))));
+      and a.attname <> all (ours));
   defaults jsonb := '{}';
 begin
   if expressions is not null then
@@ -68,13 +70,7 @@ begin
   if new.status <> 'queued' then
     raise exception 'A new job starts as queued, not as %. Leave status out.', new.status;
   end if;
-  -- With anonymous sign-in anybody may insert; a line that long is no use to its owner and slows the claim.
   if auth.role() = 'authenticated' then
-    if (select count(*) from (select 1 from public.video_jobs j
-                              where j.user_id = new.user_id and j.status = 'queued' limit 200) w) >= 200 then
-      raise exception 'You have 200 jobs waiting. Wait until some of them are done, then insert more.'
-        using hint = 'too_many_waiting_jobs';
-    end if;
     perform public.video_job_check_user_v1(auth.uid());
   end if;
   -- Otherwise an old run's result could land in a new job.
@@ -95,8 +91,9 @@ end $$;
 -- The columns whose values differ, but for what every update sets.
 create or replace function public.video_job_changed_v1(p_old public.video_jobs, p_new public.video_jobs) returns text[]
 language sql stable set search_path = '' as $$
-  select coalesce(array_agg(n.key order by n.key), '{}') from jsonb_each(to_jsonb(p_new)) n
-  where n.value is distinct from to_jsonb(p_old) -> n.key and n.key not in ('updated_at', 'revision')
+  select coalesce(array_agg(n.key order by n.key), '{}')
+  from jsonb_each(to_jsonb(p_new)) n join jsonb_each(to_jsonb(p_old)) o on o.key = n.key
+  where n.value <> o.value and n.key not in ('updated_at', 'revision')
     -- A generated column is computed after a BEFORE trigger, and differs until then.
     and not exists (select 1 from pg_catalog.pg_attribute a
                     where a.attrelid = 'public.video_jobs'::regclass and a.attname = n.key and a.attgenerated <> '')
@@ -228,19 +225,12 @@ begin
   if tg_op = 'DELETE' then
     insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
     values (old.id, old.user_id, old.try_number, old.attempt, 'deleted', old.status, old.phase);
-    perform public.video_job_recount_users_v1(array[old.user_id]);
   elsif tg_op = 'INSERT' then
     insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase)
     values (new.id, new.user_id, new.try_number, new.attempt, 'inserted', new.status, new.phase);
     perform public.video_job_queued_v1(new);
     return null;
   else
-    -- The worker's functions count the users of all their rows at their end.
-    if coalesce(current_setting('video_jobs.recount', true), '') <> 'later'
-       and (new.status, new.delayed, new.priority, new.turn, new.user_id, new.lease_expires_at is null)
-           is distinct from (old.status, old.delayed, old.priority, old.turn, old.user_id, old.lease_expires_at is null) then
-      perform public.video_job_recount_users_v1(array[old.user_id, new.user_id]);
-    end if;
     what := case
       when new.try_number <> old.try_number then 'retried'
       when new.attempt <> old.attempt then 'claimed'
@@ -259,6 +249,9 @@ begin
       'error_message', new.error_message, 'runpod_job_id', new.runpod_job_id));
     insert into public.video_job_events (job_id, user_id, try_number, attempt, event, status, phase, detail)
     values (new.id, new.user_id, new.try_number, new.attempt, what, new.status, new.phase, nullif(detail, '{}'));
+    if what = 'retried' then
+      perform public.video_job_queued_v1(new);
+    end if;
     if not (new.cancel_requested and not old.cancel_requested) then
       return null;
     end if;
@@ -269,11 +262,42 @@ begin
   return null;
 end $$;
 
+-- Counts the users of the rows that a statement has changed: each once, however many rows it was.
+create or replace function public.video_jobs_count_users() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  users uuid[];
+begin
+  if tg_op = 'DELETE' then
+    users := array(select o.user_id from before o);
+  -- The worker's functions count the users of all their rows at their end.
+  elsif coalesce(current_setting('video_jobs.recount', true), '') <> 'later' then
+    users := array(
+      select u.user_id from before o join after n on n.id = o.id cross join unnest(array[o.user_id, n.user_id]) u (user_id)
+      where (n.status, n.delayed, n.priority, n.turn, n.user_id, n.lease_expires_at is null)
+        is distinct from (o.status, o.delayed, o.priority, o.turn, o.user_id, o.lease_expires_at is null));
+  end if;
+  perform public.video_job_recount_users_v1(users);
+  return null;
+end $$;
+
+-- Nobody waits in an emptied table, and nothing of it is in work.
+create or replace function public.video_jobs_after_truncate() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  perform public.video_job_recount_users_v1(array(
+    select u.user_id from public.video_job_users u where u.head_id is not null or u.in_flight > 0 or u.held is not null));
+  return null;
+end $$;
+
 create or replace function public.video_job_attempts_after_change() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   if tg_op = 'DELETE' then
-    perform public.video_job_recount_users_v1(array[old.user_id]);
+    -- What is pruned counts for nothing any more.
+    if old.state in ('submitting', 'unknown', 'queued', 'running') or old.created_at > now() - interval '24 hours' then
+      perform public.video_job_recount_users_v1(array[old.user_id]);
+    end if;
     return null;
   end if;
   if coalesce(current_setting('video_jobs.recount', true), '') <> 'later' and (
@@ -295,11 +319,22 @@ create or replace trigger video_jobs_before_update before update on public.video
   for each row execute function public.video_jobs_before_update();
 create or replace trigger video_jobs_after_change after insert or update or delete on public.video_jobs
   for each row execute function public.video_jobs_after_change();
+create or replace trigger video_jobs_count_users_of_updated after update on public.video_jobs
+  referencing old table as before new table as after
+  for each statement execute function public.video_jobs_count_users();
+create or replace trigger video_jobs_count_users_of_deleted after delete on public.video_jobs
+  referencing old table as before
+  for each statement execute function public.video_jobs_count_users();
+create or replace trigger video_jobs_after_truncate after truncate on public.video_jobs
+  for each statement execute function public.video_jobs_after_truncate();
+create or replace trigger video_job_attempts_after_truncate after truncate on public.video_job_attempts
+  for each statement execute function public.video_jobs_after_truncate();
 create or replace trigger video_job_attempts_after_change after insert or update or delete on public.video_job_attempts
   for each row execute function public.video_job_attempts_after_change();
 
 revoke execute on function public.video_jobs_before_insert(), public.video_jobs_before_update(),
-  public.video_jobs_after_change(), public.video_job_attempts_after_change() from public, anon, authenticated;
+  public.video_jobs_after_change(), public.video_jobs_count_users(), public.video_jobs_after_truncate(),
+  public.video_job_attempts_after_change() from public, anon, authenticated;
 
 -- For people: try a failed or cancelled job again. The row's owner may, a service key, and an operator in SQL
 -- (who has no token at all; every caller through the API has one).

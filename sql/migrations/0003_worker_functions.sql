@@ -123,12 +123,13 @@ declare
   job public.video_jobs;
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
-  -- Counts over many rows: two at once could each see the last place.
-  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   if p_columns - public.video_job_columns_v1('plan') <> '{}' then
     raise exception 'A plan may not write %.', p_columns - public.video_job_columns_v1('plan');
   end if;
+  -- Whoever holds the row keeps only this call waiting, not those that wait for the next lock.
   select * into job from public.video_jobs j where j.id = p_job_id for update;
+  -- Counts over many rows: two at once could each see the last place.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   if job.id is null or job.status <> 'preparing' or job.attempt <> p_attempt or job.lease_owner is distinct from p_owner
      or job.lease_expires_at < now() or job.cancel_requested
      or public.video_job_has_open_submission_v1(p_job_id)

@@ -28,7 +28,8 @@ begin
   return given;
 end $$;
 
--- What a browser's user may still insert or try again today. Cancelled jobs and retries count, deleted ones too.
+-- Whether a browser's user may insert or try again now: how many of its jobs wait, and how many it has started today.
+-- Cancelled jobs and retries count, deleted ones too.
 create or replace function public.video_job_check_user_v1(p_user_id uuid) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -39,6 +40,11 @@ begin
   -- Two inserts at once could each see the last one that is left.
   insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
   perform from public.video_job_users u where u.user_id = p_user_id for update;
+  -- With anonymous sign-in anybody may insert; a line that long is no use to its owner.
+  if (select count(*) from (select from public.video_jobs j where j.user_id = p_user_id and j.status = 'queued' limit 200) w) >= 200 then
+    raise exception 'You have 200 jobs waiting. Wait until some of them are done, then start more.'
+      using hint = 'too_many_waiting_jobs';
+  end if;
   select count(*), min(e.at) into made, oldest from (
     select x.at from public.video_job_events x
     where x.user_id = p_user_id and x.event in ('inserted', 'retried') and x.at > now() - interval '24 hours'
@@ -55,19 +61,21 @@ begin
 end $$;
 
 -- What a user has in work and has used of its limits. A claim whose lease is over counts until it is recovered: its
--- run may be live. `*_until`: when the oldest that counts stops counting.
+-- run may be live. One with a submission is counted by that, which stays when the row is deleted meanwhile.
+-- `*_until`: when the oldest that counts stops counting.
 create or replace function public.video_job_usage_v1(
   p_user_id uuid, out preparing integer, out in_flight integer, out submissions integer, out submissions_until timestamptz,
   out failures integer, out failures_until timestamptz)
 language sql stable set search_path = '' as $$
   select p.rows, p.rows + o.runs, s.used + p.rows, s.until, f.used, f.until
   from (select count(*)::integer as rows from public.video_jobs j
-        where j.status = 'preparing' and j.user_id = p_user_id and j.lease_expires_at is not null) p,
+        where j.status = 'preparing' and j.user_id = p_user_id and j.lease_expires_at is not null
+          and not public.video_job_has_open_submission_v1(j.id)) p,
     (select count(*)::integer as runs from public.video_job_attempts a
-     where a.user_id = p_user_id and a.state in ('unknown', 'queued', 'running')) o,
+     where a.user_id = p_user_id and a.state in ('submitting', 'unknown', 'queued', 'running')) o,
     (select count(*)::integer as used, min(x.created_at) + interval '24 hours' as until from (
        select a.created_at from public.video_job_attempts a
-       where a.user_id = p_user_id and a.created_at > now() - interval '24 hours' and a.state not in ('refused', 'submitting')
+       where a.user_id = p_user_id and a.created_at > now() - interval '24 hours' and a.state <> 'refused'
        order by a.created_at desc
        limit (select l.max_submissions_per_user_per_day from public.video_job_limits l)) x) s,
     (select count(*)::integer as used, min(x.at) + interval '1 hour' as until from (
@@ -77,7 +85,8 @@ language sql stable set search_path = '' as $$
        limit (select l.max_failed_preparations_per_user_per_hour from public.video_job_limits l)) x) f
 $$;
 
--- Counts one user anew. Its row is locked first, so that what others have just committed is seen.
+-- Counts one user anew, whose row is locked first, so that what others have just committed is seen. A row that
+-- somebody holds is left to the next claim: nobody waits here, so two who hold a user of each other cannot wait for ever.
 create or replace function public.video_job_recount_user_v1(p_user_id uuid) returns void
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -89,8 +98,18 @@ declare
   reason text;
   until timestamptz;
 begin
-  insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
-  select * into known from public.video_job_users u where u.user_id = p_user_id for update;
+  select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
+  if not found and not exists (select from public.video_job_users u where u.user_id = p_user_id) then
+    begin
+      insert into public.video_job_users (user_id) values (p_user_id) on conflict do nothing;
+    exception when lock_not_available then null;
+    end;
+    select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
+  end if;
+  if known.user_id is null then
+    insert into public.video_job_stale_users (user_id) values (p_user_id);
+    return;
+  end if;
   select * into limits from public.video_job_limits;
   select * into used from public.video_job_usage_v1(p_user_id);
   if used.failures >= limits.max_failed_preparations_per_user_per_hour then
@@ -109,40 +128,58 @@ begin
     order by j.priority desc, j.turn, j.created_at, j.id limit 1;
   update public.video_job_users u
     set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
-        head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until, refreshed_at = clock_timestamp()
+        head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until,
+        limits_version = limits.version, refreshed_at = clock_timestamp(),
+        -- Another row is among the first now.
+        told = case when reason is not null and head.id is distinct from known.head_id then '' else u.told end
     where u.user_id = p_user_id
-      and (known.refreshed_at < limits.updated_at or (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
-           known.room, known.held, known.held_until)
-          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason, until));
+      and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
+           known.room, known.held, known.held_until, known.limits_version)
+          is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason,
+                            until, limits.version);
 end $$;
 
--- Counts users anew, always in the same order. A row that somebody holds locked is left to the next claim: two
--- transactions that each hold a user of the other would wait for ever.
+-- Counts users anew, each once.
 create or replace function public.video_job_recount_users_v1(p_user_ids uuid[]) returns void
 language plpgsql security definer set search_path = '' as $$
-declare
-  person uuid;
 begin
-  if coalesce(current_setting('video_jobs.recount', true), '') = 'later' then
-    perform set_config('lock_timeout', '250ms', true);
-  end if;
-  for person in select distinct u from unnest(p_user_ids) u where u is not null order by u loop
-    begin
-      perform public.video_job_recount_user_v1(person);
-    exception when lock_not_available or deadlock_detected then
-      insert into public.video_job_stale_users (user_id) values (person) on conflict do nothing;
-    end;
-  end loop;
+  perform public.video_job_recount_user_v1(p.id)
+    from (select distinct u.id from unnest(p_user_ids) u (id) where u.id is not null order by u.id) p;
 end $$;
 
--- A new row may be the first of its user.
+-- Locks a user's row for a claim, and returns how many rows may be claimed: none while somebody else holds it, for then
+-- its counts may be about to change. One that was left uncounted, or counted by other limits, is counted first.
+create or replace function public.video_job_hold_user_v1(p_user_id uuid) returns integer
+language plpgsql set search_path = '' as $$
+declare
+  known public.video_job_users;
+begin
+  select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  if known.limits_version <> (select l.version from public.video_job_limits l)
+     or exists (select from public.video_job_stale_users s where s.user_id = p_user_id) then
+    perform public.video_job_recount_user_v1(p_user_id);
+    select * into known from public.video_job_users u where u.user_id = p_user_id;
+  end if;
+  return case when known.held is null then known.room else 0 end;
+end $$;
+
+-- A new row may be the first of its user; of a user who is held it has still to be told why.
 create or replace function public.video_job_queued_v1(p_row public.video_jobs) returns void
 language sql security definer set search_path = '' as $$
   update public.video_job_users u
-    set head_priority = p_row.priority, head_turn = p_row.turn, head_created_at = p_row.created_at, head_id = p_row.id
+    set (head_priority, head_turn, head_created_at, head_id) = (
+          select f.priority, f.turn, f.created_at, f.id from (values
+            (u.head_priority, u.head_turn, u.head_created_at, u.head_id),
+            (p_row.priority, p_row.turn, p_row.created_at, p_row.id)) f (priority, turn, created_at, id)
+          where f.id is not null order by f.priority desc, f.turn, f.created_at, f.id limit 1),
+        told = case when u.held is null then u.told else '' end
     where u.user_id = p_row.user_id and p_row.status = 'queued'
-      and (u.head_id is null or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
-           > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
+      and (u.held is not null or u.head_id is null
+           or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
+              > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
 $$;
 
 -- Runs that are open, and those of them that wait at this endpoint. An unknown submission does not count.
@@ -165,10 +202,11 @@ begin
     -- The trigger works out `delayed`.
     update public.video_jobs j set available_at = j.available_at from due where j.id = due.id returning j.user_id
   ), stale as (
-    delete from public.video_job_stale_users s where s.user_id in (
-      select x.user_id from public.video_job_stale_users x limit 200 for update skip locked) returning s.user_id
+    delete from public.video_job_stale_users s where s.id in (
+      select x.id from public.video_job_stale_users x order by x.id limit 200 for update skip locked) returning s.user_id
   ), passed as (
     select u.user_id from public.video_job_users u where u.held_until <= now() order by u.held_until limit 200
+      for update skip locked
   )
   select array_agg(x.user_id) into users from (
     select w.user_id from woken w union select s.user_id from stale s union select p.user_id from passed p) x;
@@ -181,9 +219,9 @@ create or replace function public.video_job_line_v1(p_want integer, p_one_each b
 returns table (id uuid, user_id uuid, suspect boolean, place bigint)
 language sql stable set search_path = '' as $$
   with ready as (
-    select u.user_id, u.preparing, u.room,
+    select u.user_id, u.preparing, case when u.limits_version = l.version then u.room else p_want end as room,
            row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
-    from public.video_job_users u where u.held is null and u.head_id is not null
+    from public.video_job_users u cross join public.video_job_limits l where u.held is null and u.head_id is not null
     order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
   ), waiting as (
     select r.id, u.user_id, r.suspect, r.priority, r.turn, r.created_at,
@@ -225,8 +263,11 @@ declare
   slots integer;
   candidate record;
   picked uuid[] := '{}';
+  users uuid[] := '{}';
+  rooms jsonb := '{}';
+  lost uuid[];
   counted uuid[] := '{}';
-  outdated uuid[];
+  reach integer;
 begin
   perform set_config('video_jobs.writer', 'worker', true), set_config('video_jobs.recount', 'later', true);
   if p_holding is not null then
@@ -243,15 +284,14 @@ begin
     return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(again) c (id);
     p_want := p_want - cardinality(again);
   end if;
+  -- The limits are counts over many rows: two claims at once could each see the last free slot.
+  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
   perform public.video_job_end_waits_v1();
   if p_want <= 0 or not (
       exists (select from public.video_job_users u where u.held is null and u.head_id is not null)
       or exists (select from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is null)) then
     return;
   end if;
-  -- The limits are counts over many rows: two claims at once could each see the last free slot.
-  perform set_config('lock_timeout', '0', true);
-  perform pg_advisory_xact_lock(hashtextextended('video_jobs.claim', 0));
 
   select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '2 seconds'),
          count(*) filter (where p.lease_owner = p_owner),
@@ -268,30 +308,47 @@ begin
     return;
   end if;
 
-  -- Who was counted under other limits is counted first.
-  loop
-    outdated := array(
+  reach := slots + in_preparation + 24;
+  -- A user whose first row is none any more (it was removed with triggers off) would stand in the way of the others.
+  while cardinality(counted) < 500 loop
+    lost := array(
       select u.user_id from (
-        select x.user_id, x.refreshed_at from public.video_job_users x where x.held is null and x.head_id is not null
-        order by x.head_priority desc, x.head_turn, x.head_created_at, x.head_id limit slots + in_preparation + 24) u
-      where u.refreshed_at < (select l.updated_at from public.video_job_limits l));
-    exit when outdated = '{}' or outdated && counted;
-    counted := counted || outdated;
-    perform public.video_job_recount_users_v1(outdated);
+        select x.user_id, x.head_id from public.video_job_users x where x.held is null and x.head_id is not null
+        order by x.head_priority desc, x.head_turn, x.head_created_at, x.head_id limit reach) u
+      where u.user_id <> all (counted) and not exists (
+        select from public.video_jobs j
+        where j.id = u.head_id and j.user_id = u.user_id and j.status = 'queued' and not j.delayed));
+    exit when lost = '{}';
+    perform public.video_job_recount_users_v1(lost);
+    counted := counted || lost;
   end loop;
 
-  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place.
-  for candidate in select * from public.video_job_line_v1(slots + in_preparation + 24, true) l order by l.place loop
-    -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
-    continue when picked <> '{}' and candidate.suspect;
-    counted := counted || candidate.user_id;
-    perform from public.video_jobs j
-      where j.id = candidate.id and j.status = 'queued' and not public.video_job_has_open_submission_v1(j.id)
-      for update skip locked;
-    continue when not found;
-    exit when candidate.suspect and mine > 0;
-    picked := picked || candidate.id;
-    exit when candidate.suspect or cardinality(picked) >= slots;
+  -- Locked one by one in that order: a row that somebody holds, or that still has a run, must not take a place, nor may
+  -- all that are looked at: then more are.
+  <<looking>>
+  loop
+    for candidate in select * from public.video_job_line_v1(reach, true) l order by l.place loop
+      -- A row whose last claim crashed is claimed alone, so that one hostile file takes no neighbours down.
+      continue when picked <> '{}' and candidate.suspect;
+      if candidate.user_id is not null and not rooms ? candidate.user_id::text then
+        rooms := rooms || jsonb_build_object(candidate.user_id, public.video_job_hold_user_v1(candidate.user_id));
+      end if;
+      continue when (rooms ->> candidate.user_id::text)::integer <= 0;
+      perform from public.video_jobs j
+        where j.id = candidate.id and j.user_id is not distinct from candidate.user_id and j.status = 'queued' and not j.delayed
+          and not public.video_job_has_open_submission_v1(j.id)
+        for update skip locked;
+      continue when not found;
+      exit looking when candidate.suspect and mine > 0;
+      picked := picked || candidate.id;
+      if candidate.user_id is not null then
+        users := users || candidate.user_id;
+        rooms := rooms || jsonb_build_object(candidate.user_id, (rooms ->> candidate.user_id::text)::integer - 1);
+      end if;
+      exit looking when candidate.suspect or cardinality(picked) >= slots;
+    end loop;
+    exit when picked <> '{}' or reach > 1000;
+    reach := reach * 8;
   end loop;
 
   update public.video_jobs j
@@ -302,7 +359,7 @@ begin
   insert into public.video_job_turns as t (priority, turn)
     select j.priority, max(j.turn) - 1 from public.video_jobs j where j.id = any (picked) group by j.priority
     on conflict (priority) do update set turn = greatest(t.turn, excluded.turn);
-  perform public.video_job_recount_users_v1(counted);
+  perform public.video_job_recount_users_v1(users);
   return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
 end $$;
 
@@ -345,7 +402,32 @@ begin
   return changed;
 end $$;
 
--- Counts users anew whose counts may be old: those with something in work or a limit, the oldest count first.
+-- The users whose first waiting row is not the one that is stored, among p_want of those who wait, from somewhere on.
+create or replace function public.video_job_misplaced_users_v1(p_want integer) returns setof uuid
+language plpgsql set search_path = '' as $$
+declare
+  beginning uuid;
+begin
+  foreach beginning in array array[gen_random_uuid(), '00000000-0000-0000-0000-000000000000'] loop
+    return query
+    -- From user to user through the index: one may have a million rows.
+    with recursive walk as (
+      select (select j.user_id from public.video_jobs j where j.user_id >= beginning and j.status = 'queued' and not j.delayed
+              order by j.user_id limit 1) as person, 1 as nth
+      union all
+      select (select j.user_id from public.video_jobs j where j.user_id > w.person and j.status = 'queued' and not j.delayed
+              order by j.user_id limit 1), w.nth + 1
+      from walk w where w.person is not null and w.nth < p_want
+    )
+    select w.person from walk w left join public.video_job_users u on u.user_id = w.person
+    where w.person is not null and u.head_id is distinct from (
+      select j.id from public.video_jobs j where j.user_id = w.person and j.status = 'queued' and not j.delayed
+      order by j.priority desc, j.turn, j.created_at, j.id limit 1);
+  end loop;
+end $$;
+
+-- Counts users anew whose counts may be old: those with something in work or a limit, the oldest count first, and
+-- those whose first row is not what it should be.
 create or replace function public.recount_video_job_users_v1(p_want integer) returns integer
 language plpgsql set search_path = '' as $$
 declare
@@ -359,6 +441,7 @@ begin
     update public.video_job_users u set refreshed_at = now() from old where u.user_id = old.user_id returning u.user_id
   )
   select array_agg(s.user_id) into users from seen s;
+  users := users || array(select m from public.video_job_misplaced_users_v1(p_want) m);
   perform public.video_job_recount_users_v1(users);
   return coalesce(cardinality(users), 0);
 end $$;
@@ -370,27 +453,27 @@ language plpgsql set search_path = '' as $$
 declare
   before jsonb;
 begin
-  select to_jsonb(l) - 'only_row' - 'updated_at' into before from public.video_job_limits l for update;
+  select to_jsonb(l) - 'only_row' - 'version' - 'updated_at' into before from public.video_job_limits l for update;
   if p_limits <> before then
     update public.video_job_limits l
       set (max_in_flight_per_user, max_submissions_per_user_per_day, max_failed_preparations_per_user_per_hour,
-           max_rows_per_user_per_day, updated_at)
+           max_rows_per_user_per_day, version, updated_at)
         = (select v.max_in_flight_per_user, v.max_submissions_per_user_per_day, v.max_failed_preparations_per_user_per_hour,
-                  v.max_rows_per_user_per_day, clock_timestamp() from jsonb_populate_record(l, p_limits) v);
+                  v.max_rows_per_user_per_day, l.version + 1, now() from jsonb_populate_record(l, p_limits) v);
     insert into public.video_job_stale_users (user_id)
-      select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null on conflict do nothing;
+      select u.user_id from public.video_job_users u where u.in_flight > 0 or u.held is not null;
   end if;
   insert into public.video_job_stale_users (user_id)
     select j.user_id from public.video_jobs j where j.status = 'queued' and not j.delayed and j.user_id is not null
       and not exists (select from public.video_job_users u where u.user_id = j.user_id and u.head_id is not null)
-    group by j.user_id on conflict do nothing;
+    group by j.user_id;
   return case when p_limits <> before then before end;
 end $$;
 
 -- The limits as they are, for a worker that compares them with its own.
 create or replace function public.get_video_job_limits_v1() returns jsonb
 language sql stable set search_path = '' as $$
-  select to_jsonb(l) - 'only_row' - 'updated_at' from public.video_job_limits l
+  select to_jsonb(l) - 'only_row' - 'version' - 'updated_at' from public.video_job_limits l
 $$;
 
 do $$
@@ -399,7 +482,7 @@ declare
 begin
   foreach f in array array['video_job_next_turn_v1(uuid, integer)', 'video_job_check_user_v1(uuid)',
     'video_job_usage_v1(uuid)', 'video_job_recount_user_v1(uuid)', 'video_job_recount_users_v1(uuid[])',
-    'video_job_queued_v1(public.video_jobs)', 'video_job_room_v1(text)', 'video_job_end_waits_v1()',
+    'video_job_hold_user_v1(uuid)', 'video_job_misplaced_users_v1(integer)', 'video_job_queued_v1(public.video_jobs)', 'video_job_room_v1(text)', 'video_job_end_waits_v1()',
     'video_job_line_v1(integer, boolean)',
     'claim_video_jobs_v1(uuid, integer, double precision, text, integer, integer, integer, uuid[])',
     'refresh_video_job_queue_v1(integer, jsonb)', 'recount_video_job_users_v1(integer)',

@@ -472,13 +472,67 @@ def test_a_user_who_is_locked_is_counted_by_the_next_claim(
     """Two transactions that wait for a user of each other would wait for ever."""
     for _ in range(2):
         database.insert(user_id=ANN)
+    (job,) = worker.claim()
     with database.connect() as other, other.transaction():
         other.execute("select from public.video_job_users for update")
-        (job,) = worker.claim()
-        worker.begin(job)
-        worker.record(job, "run-1")
-    assert user_row(database, ANN)["in_flight"] == 0
+        worker.release(job)
+        (cancelled,) = database.sql("select id from public.video_jobs where id <> %s", job["id"])
+        statement = "update public.video_jobs set cancel_requested = true where id = %s"
+        database.sql(statement, cancelled["id"])
+    assert user_row(database, ANN)["in_flight"] == 1
     worker("claim_video_jobs_v1", p_owner=worker.owner, p_want=1, p_lease_seconds=60,
            p_endpoint_id=ENDPOINT, **LIMITS)  # fmt: skip
-    assert user_row(database, ANN)["in_flight"] == 2
+    assert user_row(database, ANN)["in_flight"] == 1
+    assert database.job(job["id"])["attempt"] == 2
     assert database.sql(WRONG) == []
+
+
+# Sentences --------------------------------------------------------------------------------------
+
+BUSY = sentences(USER_LIMITS)["in_flight"]
+
+
+def said(database: Database, row: Row) -> str | None:
+    detail: str | None = database.job(row["id"])["phase_detail"]
+    return detail
+
+
+def test_a_row_that_is_added_while_its_user_is_held_says_why_it_waits(
+    database: Database, worker: Worker
+) -> None:
+    database.insert(user_id=ANN)
+    job = worker.claim(1, max_in_flight_per_user=1)[0]
+    worker.refresh_queue()
+    added = [database.insert(user_id=ANN) for _ in range(2)]
+    worker.refresh_queue()
+    assert [said(database, row) for row in added] == [BUSY, BUSY]
+    worker.reject(job)
+    worker.refresh_queue()
+    assert [said(database, row) for row in added] == [IN_LINE, IN_LINE]
+
+
+def test_a_row_that_is_retried_while_its_user_is_held_says_why_it_waits(
+    database: Database, worker: Worker
+) -> None:
+    rows = [database.insert(user_id=ANN) for _ in range(3)]
+    worker.reject(worker.claim_one())
+    worker.claim(1, max_in_flight_per_user=1)
+    worker.refresh_queue()
+    database.sql("select from public.retry_video_job_v1(%s)", rows[0]["id"])
+    assert said(database, rows[0]) == IN_LINE
+    worker.refresh_queue()
+    assert said(database, rows[0]) == BUSY
+
+
+def test_rows_that_move_up_while_their_user_is_held_say_why_they_wait(
+    database: Database, worker: Worker
+) -> None:
+    """The first five are told; the sixth becomes one of them without the user being told again."""
+    rows = [database.insert(user_id=ANN) for _ in range(7)]
+    job = worker.claim(1, max_in_flight_per_user=1)[0]
+    worker.refresh_queue()
+    assert [said(database, row) for row in rows[-2:]] == [BUSY, IN_LINE]
+    worker.reject(job)
+    worker.claim(1, max_in_flight_per_user=1)
+    worker.refresh_queue()
+    assert said(database, rows[-1]) == BUSY
