@@ -27,6 +27,7 @@ FIGURES = (
     "daemon MiB",
     "decoder MiB",
     "all MiB",
+    "core %",
 )
 ATTACKS: dict[str, Attack | None] = {
     "none": None,
@@ -97,6 +98,7 @@ def table_of(trials: list[Trial], title: str) -> Table:
             f"{peaks.daemon:.0f}",
             f"{peaks.decoder:.0f}",
             f"{peaks.together:.0f}",
+            f"{100 * peaks.core:.0f}",
             _counts(trial.readyz),
         )
     return table

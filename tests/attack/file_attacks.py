@@ -75,9 +75,8 @@ async def long_audio(scene: Scene) -> None:
 
 async def both_worst(scene: Scene) -> None:
     """The worst picture and the worst recording in each row."""
-    await bring(
-        scene, {"image_url": worst("image", "100 scans"), "audio_url": worst("audio", "live")}
-    )
+    files = {"image_url": worst("image", "100 scans"), "audio_url": worst("audio", "live")}
+    await bring(scene, files)
 
 
 JPEGS = worst("image", "JPEG")

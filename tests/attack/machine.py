@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import re
 import time
 import tomllib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks._rig import MIB, rss_mib
+from benchmarks._rig import MIB, TICKS
 from tests.world import ROOT
 
 # What a kernel of a machine of 1 GiB keeps for itself, as benchmarks/decoders.py has it.
@@ -129,20 +130,37 @@ def children(pid: int) -> list[int]:
 
 
 def resident_mib(pid: int) -> float:
-    """Return the resident memory of a process now, in MiB; 0 if it is gone."""
-    try:
-        return rss_mib(pid)
-    except OSError:
-        return 0.0
+    """Return the memory of a process now, in MiB, its part of what it shares; 0 if it is gone."""
+    with suppress(OSError):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        # Of a process that is about to end nothing is left.
+        found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
+        return int(found[1]) / 1024 if found else 0.0
+    return 0.0
+
+
+def used_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and of all that it has started so far."""
+    ticks = 0
+    for one, fields in ((pid, slice(11, 15)), *((child, slice(11, 13)) for child in children(pid))):
+        with suppress(OSError):
+            stat = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, stat[fields]))
+    return ticks / TICKS
 
 
 @dataclass(slots=True)
 class Peaks:
-    """The most memory seen, in MiB: of the daemon, of one decoder, and of all at a time."""
+    """The most memory seen, in MiB: of the daemon, of one decoder, and of all at a time.
+
+    `core` is the share of one core that they had: on a machine with other work less than they
+    could have used, and what waited for it took longer.
+    """
 
     daemon: float = 0.0
     decoder: float = 0.0
     together: float = 0.0
+    core: float = 0.0
 
     def look(self, pid: int) -> None:
         """Take one sample."""
@@ -153,6 +171,9 @@ class Peaks:
 
     async def watch(self, pid: int) -> None:
         """Sample until cancelled."""
+        began, used = time.monotonic(), used_cpu_seconds(pid)
         while True:
             self.look(pid)
+            if (passed := time.monotonic() - began) > SAMPLE_SECONDS:
+                self.core = (used_cpu_seconds(pid) - used) / passed
             await asyncio.sleep(SAMPLE_SECONDS)

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.attack.machine import Peaks, children, memory_group, shipped_memory_mib
+from tests.attack.machine import (
+    Peaks,
+    children,
+    memory_group,
+    shipped_memory_mib,
+    used_cpu_seconds,
+)
 
 HOLD = "import sys; data = bytearray(int(sys.argv[1]) * 2**20); print(flush=True); input()"
 
@@ -73,3 +79,18 @@ def test_the_machine_is_that_of_fly_toml(tmp_path: Path) -> None:
     fly.write_text('[[vm]]\nmemory = "lots"\n')
     with pytest.raises(ValueError, match="lots"):
         shipped_memory_mib(fly)
+
+
+def test_the_cpu_time_is_also_that_of_what_was_started() -> None:
+    spin = "import time\nwhile time.process_time() < 0.3: pass"
+    start = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}]); "
+        "print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert used_cpu_seconds(process.pid) >= 0.29
+        process.communicate(b"\n")
