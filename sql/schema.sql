@@ -82,7 +82,7 @@ begin
     return;
   end if;
 
-  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '2 seconds'),
+  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '1 second'),
          count(*) filter (where p.lease_owner = p_owner),
          coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
     into in_preparation, soon, mine, alone

@@ -245,7 +245,7 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Takes rows for a while: as many as there is room for, in the order of the line. Preparation has places of its own
--- (p_max_preparing). A new row also reserves a place at RunPod for itself, but only for 2 s (RESERVED_SECONDS in
+-- (p_max_preparing). A new row also reserves a place at RunPod for itself, but only for 1 s (RESERVED_SECONDS in
 -- worker/dispatch/dispatcher.py): what takes longer, or comes back from a host that did not deliver, holds up nobody.
 -- p_holding: the rows this owner works on. Others in its name were claimed with an answer that never arrived:
 -- they are handed out again, under the same attempt. Null: the owner does not say.
@@ -293,7 +293,7 @@ begin
     return;
   end if;
 
-  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '2 seconds'),
+  select count(*) filter (where not p.sending), count(*) filter (where not p.sending and p.input_tries = 0 and p.claimed_at > now() - interval '1 second'),
          count(*) filter (where p.lease_owner = p_owner),
          coalesce(bool_or(p.claimed_alone) filter (where p.lease_owner = p_owner), false)
     into in_preparation, soon, mine, alone

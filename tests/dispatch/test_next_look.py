@@ -46,7 +46,7 @@ async def test_a_planned_probe_is_not_forgotten_for_a_reservation(harness: Harne
     async with asyncio.TaskGroup() as tasks:
         await harness.dispatcher.tick(tasks)
         await harness.media.opening.wait()
-        harness.gate.trip("502", wait=1.0)
+        harness.gate.trip("502", wait=0.2)
         probe = harness.gate.seconds_to_probe()
         assert probe is not None
         assert probe < RESERVED_SECONDS

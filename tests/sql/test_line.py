@@ -161,7 +161,7 @@ def test_rows_that_are_long_in_preparation_reserve_no_place_at_runpod(
     assert len(worker.claim(9, max_queued_runs=5)) == 2
 
 
-def test_a_new_row_reserves_a_place_at_runpod_for_two_seconds(
+def test_a_new_row_reserves_a_place_at_runpod_for_a_moment(
     database: Database, worker: Worker
 ) -> None:
     """The dispatcher looks again when that is over: both must have the same number."""

@@ -19,7 +19,7 @@ from worker.runtime.metrics import METRICS
 
 log = structlog.get_logger(__name__)
 
-RESERVED_SECONDS = 2.0
+RESERVED_SECONDS = 1.0
 """How long a row in preparation reserves a place at RunPod: see claim_video_jobs_v1."""
 
 
