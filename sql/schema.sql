@@ -146,7 +146,9 @@ begin
         claimed_alone = j.crashes > 0
     where j.id = any (picked);
   insert into public.video_job_turns as t (priority, turn)
-    select j.priority, max(j.turn) - 1 from public.video_jobs j where j.id = any (picked) group by j.priority
+    select j.priority, max(j.turn + coalesce(u.shift, 0)) - 1
+    from public.video_jobs j left join public.video_job_users u on u.user_id = j.user_id
+    where j.id = any (picked) group by j.priority
     on conflict (priority) do update set turn = greatest(t.turn, excluded.turn);
   perform public.video_job_recount_users_v1(users);
   return query select public.video_job_case_v1(c.id) || jsonb_build_object('job_id', c.id) from unnest(picked) c (id);
@@ -934,12 +936,12 @@ CREATE FUNCTION public.video_job_line_v1(p_want integer, p_one_each boolean) RET
     SET search_path TO ''
     AS $$
   with ready as (
-    select u.user_id, u.preparing, case when u.limits_version = l.version then u.room else p_want end as room,
+    select u.user_id, u.preparing, u.shift, case when u.limits_version = l.version then u.room else p_want end as room,
            row_number() over (order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id) as nth
     from public.video_job_users u cross join public.video_job_limits l where u.held is null and u.head_id is not null
     order by u.head_priority desc, u.head_turn, u.head_created_at, u.head_id limit p_want
   ), waiting as (
-    select r.id, u.user_id, r.suspect, r.priority, r.turn, r.created_at,
+    select r.id, u.user_id, r.suspect, r.priority, r.turn + u.shift as turn, r.created_at,
            p_one_each and u.preparing + row_number() over (
              partition by u.user_id order by r.priority desc, r.turn, r.created_at, r.id) > 1 as later
     from ready u cross join lateral (
@@ -1008,7 +1010,7 @@ declare
 begin
   if p_user_id is not null then
     insert into public.video_job_users as u (user_id, turn) values (p_user_id, given)
-      on conflict (user_id) do update set turn = greatest(served, u.turn) + 1 returning u.turn into given;
+      on conflict (user_id) do update set turn = greatest(served - u.shift, u.turn) + 1 returning u.turn into given;
   end if;
   return given;
 end $$;
@@ -1065,13 +1067,13 @@ CREATE FUNCTION public.video_job_queued_v1(p_row public.video_jobs) RETURNS void
     set (head_priority, head_turn, head_created_at, head_id) = (
           select f.priority, f.turn, f.created_at, f.id from (values
             (u.head_priority, u.head_turn, u.head_created_at, u.head_id),
-            (p_row.priority, p_row.turn, p_row.created_at, p_row.id)) f (priority, turn, created_at, id)
+            (p_row.priority, p_row.turn + u.shift, p_row.created_at, p_row.id)) f (priority, turn, created_at, id)
           where f.id is not null order by f.priority desc, f.turn, f.created_at, f.id limit 1),
         told = case when u.held is null then u.told else '' end
     where u.user_id = p_row.user_id and p_row.status = 'queued'
       and (u.held is not null or u.head_id is null
            or (-u.head_priority, u.head_turn, u.head_created_at, u.head_id)
-              > (-p_row.priority, p_row.turn, p_row.created_at, p_row.id))
+              > (-p_row.priority, p_row.turn + u.shift, p_row.created_at, p_row.id))
 $$;
 
 CREATE FUNCTION public.video_job_recount_user_v1(p_user_id uuid) RETURNS void
@@ -1086,6 +1088,7 @@ declare
   free integer;
   reason text;
   until timestamptz;
+  behind bigint;
 begin
   select * into known from public.video_job_users u where u.user_id = p_user_id for update skip locked;
   if not found and not exists (select from public.video_job_users u where u.user_id = p_user_id) then
@@ -1115,17 +1118,25 @@ begin
   select j.priority, j.turn, j.created_at, j.id into head from public.video_jobs j
     where j.user_id = p_user_id and j.status = 'queued' and not j.delayed
     order by j.priority desc, j.turn, j.created_at, j.id limit 1;
+  behind := case
+    when head.id is null then 0
+    -- The turns that it could not use are not saved up: it would go before everybody until they are used.
+    when known.held in ('preparations', 'submissions') and coalesce(reason, 'in_flight') = 'in_flight' then
+      greatest(known.shift, 1 - head.turn + coalesce((select t.turn from public.video_job_turns t where t.priority = head.priority), 0))
+    else known.shift end;
+  head.turn := head.turn + behind;
   update public.video_job_users u
     set preparing = used.preparing, in_flight = used.in_flight, head_priority = head.priority, head_turn = head.turn,
+        shift = behind,
         head_created_at = head.created_at, head_id = head.id, room = free, held = reason, held_until = until,
         limits_version = limits.version, refreshed_at = clock_timestamp(),
         -- Another row is among the first now.
         told = case when reason is not null and head.id is distinct from known.head_id then '' else u.told end
     where u.user_id = p_user_id
       and (known.preparing, known.in_flight, known.head_priority, known.head_turn, known.head_created_at, known.head_id,
-           known.room, known.held, known.held_until, known.limits_version)
+           known.room, known.held, known.held_until, known.limits_version, known.shift)
           is distinct from (used.preparing, used.in_flight, head.priority, head.turn, head.created_at, head.id, free, reason,
-                            until, limits.version);
+                            until, limits.version, behind);
 end $$;
 
 CREATE FUNCTION public.video_job_recount_users_v1(p_user_ids uuid[]) RETURNS void
@@ -1569,6 +1580,7 @@ COMMENT ON TABLE public.video_job_turns IS 'talking-head-worker: how far the row
 CREATE TABLE public.video_job_users (
     user_id uuid NOT NULL,
     turn bigint DEFAULT 0 NOT NULL,
+    shift bigint DEFAULT 0 NOT NULL,
     preparing integer DEFAULT 0 NOT NULL,
     in_flight integer DEFAULT 0 NOT NULL,
     head_priority integer,

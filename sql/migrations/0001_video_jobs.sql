@@ -289,10 +289,12 @@ create table if not exists public.video_job_users (
   user_id uuid primary key,
   -- the last turn that a row of this user was given
   turn bigint not null default 0,
+  -- to be added to the turns of its rows: it was held by a limit for hours, and others have been served meanwhile
+  shift bigint not null default 0,
   preparing integer not null default 0,
   -- rows in preparation, and open runs
   in_flight integer not null default 0,
-  -- the first of the waiting rows that need not wait for an instant
+  -- the first of the waiting rows that need not wait for an instant; head_turn is its turn and shift
   head_priority integer,
   head_turn bigint,
   head_created_at timestamptz,

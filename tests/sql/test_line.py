@@ -78,6 +78,27 @@ def test_a_returning_user_gets_no_advantage_from_having_been_away(
     assert [worker.claim_one()["prompt"] for _ in range(6)] == ["b0", "a6", "b1", "a7", "b2", "a8"]
 
 
+def test_a_user_who_was_held_for_hours_does_not_go_before_everybody_afterwards(
+    database: Database, worker: Worker
+) -> None:
+    """Turns that a limit kept from being used are not saved up either."""
+    limits: Any = {"max_failed_preparations_per_user_per_hour": 1}
+    for number in range(6):
+        database.insert(user_id=ANN, prompt=f"a{number}")
+    worker.reject(worker.claim(1, **limits)[0])
+    for number in range(20):
+        database.insert(user_id=BEN, prompt=f"b{number}")
+    for _ in range(15):
+        worker.claim(1, **limits)
+    by_hand(database, "update public.video_job_events set at = at - interval '1 hour'")
+    by_hand(database, "update public.video_job_users set held_until = now() where held is not null")
+    database.insert(user_id=CAT, prompt="cat")
+    database.insert(user_id=ANN, prompt="late")
+    order = [worker.claim(1, **limits)[0]["prompt"] for _ in range(12)]
+    expected = "a1 cat a2 b15 a3 b16 a4 b17 a5 b18 b19 late"
+    assert " ".join(order) == expected
+
+
 def test_a_released_row_keeps_its_turn_and_a_retried_one_gets_a_new_one(
     database: Database, worker: Worker
 ) -> None:
