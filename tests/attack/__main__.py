@@ -73,19 +73,11 @@ async def run(names: list[str], plan: Plan, console: Console) -> list[Trial]:
 def table_of(trials: list[Trial], title: str) -> Table:
     """Return one row for each attack."""
     table = Table(title=title, title_justify="left")
-    for column in ("attack", "what became of it"):
+    for column in TEXTS[:2]:
         table.add_column(column)
-    for column in (
-        "median s",
-        "in line",
-        "worst s",
-        "honest failed",
-        "daemon MiB",
-        "decoder MiB",
-        "all MiB",
-    ):
+    for column in FIGURES:
         table.add_column(column, justify="right")
-    table.add_column("/readyz (samples)")
+    table.add_column(TEXTS[2])
     for trial in trials:
         peaks = trial.peaks
         table.add_row(

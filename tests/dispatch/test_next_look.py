@@ -39,16 +39,16 @@ async def test_what_is_being_sent_changes_no_room_by_itself(harness: Harness) ->
         harness.runpod.gate.set()
 
 
-async def test_a_planned_probe_is_not_forgotten_for_a_reservation(harness: Harness) -> None:
-    """The earlier of the two counts."""
+async def test_the_earlier_of_a_probe_and_the_end_of_a_reservation_counts(
+    harness: Harness,
+) -> None:
     harness.store.insert()
     harness.media.gate = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         await harness.dispatcher.tick(tasks)
         await harness.media.opening.wait()
-        harness.gate.trip("502", wait=0.2)
-        probe = harness.gate.seconds_to_probe()
-        assert probe is not None
-        assert probe < RESERVED_SECONDS
-        assert await harness.dispatcher.tick(tasks) == probe
+        harness.gate.trip("502", wait=RESERVED_SECONDS + 3)
+        assert await harness.dispatcher.tick(tasks) == RESERVED_SECONDS
+        harness.now += RESERVED_SECONDS
+        assert await harness.dispatcher.tick(tasks) == pytest.approx(3)
         harness.media.gate.set()
