@@ -77,6 +77,7 @@ def _sounds() -> list[Seed]:
     made: list[tuple[str, bytes, Format]] = [
         ("m4a", sound(short, codec="aac", container="ipod"), BOXES),
         ("fast.m4a", sound(short, codec="aac", container="ipod", options=fast), BOXES),
+        ("surround.m4a", _surround(), BOXES),
         ("pieces.mp4", sound(short, codec="aac", container="mp4", options=pieces), BOXES),
         ("mov", film(0.4, container="mov"), BOXES),
         ("wav", sound(short, rate=8000), RIFF),
@@ -95,3 +96,8 @@ def _sounds() -> list[Seed]:
         ("wma", sound(short, codec="wmav2", container="asf", bit_rate=64_000), BYTES),
     ]
     return [Seed(name, "audio", data, parts) for name, data, parts in made]
+
+
+def _surround() -> bytes:
+    """A recording of 8 channels, each in a plane of its own."""
+    return sound(channels=[[(0.5, 0.3)]] * 8, layout="7.1", codec="aac", container="ipod")

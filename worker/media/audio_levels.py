@@ -30,10 +30,14 @@ def holds_sound(frame: AudioFrame) -> bool:
     if name not in _NO_SOUND_FROM:
         return True
     size = _NO_SOUND_FROM[name][0]
-    samples = frame.samples * (1 if frame.format.is_planar else frame.layout.nb_channels)
+    channels = frame.layout.nb_channels
+    # From 8 channels on PyAV lists planes that are not there: to read one ends the process.
+    planes, samples = (channels, 1) if frame.format.is_planar else (1, channels)
     return not any(
-        bytes(plane)[size - 1 : samples * size : size].translate(None, _SOUND_BYTES[name])
-        for plane in frame.planes
+        bytes(plane)[size - 1 : frame.samples * samples * size : size].translate(
+            None, _SOUND_BYTES[name]
+        )
+        for plane in frame.planes[:planes]
     )
 
 

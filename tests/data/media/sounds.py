@@ -85,7 +85,8 @@ def _encode(output: Any, stream: Any, planes: list[array.array], rate: int, layo
         frame.sample_rate = rate
         frame.time_base = Fraction(1, rate)
         frame.pts = start
-        for plane, samples in zip(frame.planes, planes, strict=True):
+        # From 8 channels on PyAV lists planes that are not there.
+        for plane, samples in zip(frame.planes[: len(planes)], planes, strict=True):
             data = samples[start : start + count].tobytes()
             plane.update(data.ljust(plane.buffer_size, b"\0"))
         output.mux(stream.encode(frame))
