@@ -110,6 +110,20 @@ async def test_a_row_that_waits_for_us_says_so_and_is_tried_less_and_less_often(
     assert harness.readiness.status == "ok"
 
 
+async def test_attempts_that_only_found_no_room_do_not_make_a_failure_wait_longer(
+    harness: Harness,
+) -> None:
+    """A storm brought it to light: one hiccup of Supabase, and the row waited for minutes."""
+    harness.store.insert(1)
+    harness.store.set(1, attempt=9)
+    harness.media.problems.append(StoreUnavailable("Supabase does not answer."))
+    await harness.dispatch()
+    assert harness.store.wait_of(1) == 10.0
+    harness.store.now += 10.0
+    await harness.dispatch()
+    assert harness.store.job(1).status is JobStatus.SUBMITTED
+
+
 async def test_work_that_breaks_off_before_the_post_is_no_unknown_submission(
     harness: Harness,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 
 import structlog
@@ -56,6 +57,7 @@ log = structlog.get_logger(__name__)
 # A row that could not be sent for reasons of ours waits so long, or it would be fetched each time.
 UNSENT_SECONDS = 10.0
 UNSENT_MOST = 300.0
+FAILURES_KEPT = 10_000
 RATE_LIMITED_SECONDS = 10.0
 CLAIM_LOST_SECONDS = 5.0
 MACHINE_SECONDS = 30.0
@@ -101,6 +103,7 @@ class Submitter:
         self._template = template
         self._max_submissions = max_submissions
         self._limits = limits
+        self._data_failures: OrderedDict[str, int] = OrderedDict()
         self._lease_seconds = lease_seconds
         self._webhook_url = webhook_url
         self._clock = clock
@@ -135,8 +138,7 @@ class Submitter:
             self._readiness.report("data", error.message)
             event = Released(
                 attempt=attempt,
-                # Each time its files are fetched again: what stays so is tried less and less often.
-                retry_seconds=backoff(attempt, first=UNSENT_SECONDS, most=UNSENT_MOST, jitter=1.0),
+                retry_seconds=self._data_wait(claim.job.id),
                 detail="Waiting: the service cannot read or store its data just now.",
             )
         except InputUnavailable as error:
@@ -164,6 +166,18 @@ class Submitter:
                 event = self._wait_for_machine(attempt, trouble)
         return self._broken_off(claim) if claim.posting else event
 
+    def _data_wait(self, job_id: str) -> float:
+        """Seconds until a job is tried again whose data could not be read or stored.
+
+        Each time its files are fetched again: what stays so is tried less and less often. Counted
+        apart from the attempts, which also grow when there was merely no room.
+        """
+        failures = self._data_failures.pop(job_id, 0) + 1
+        self._data_failures[job_id] = failures
+        if len(self._data_failures) > FAILURES_KEPT:
+            self._data_failures.popitem(last=False)
+        return backoff(failures, first=UNSENT_SECONDS, most=UNSENT_MOST, jitter=1.0)
+
     def _wait_for_machine(self, attempt: int, trouble: str) -> Event:
         """A full disk and the like say nothing about the job."""
         if self._readiness.report("machine", f"{trouble}; jobs wait", severity="down"):
@@ -188,6 +202,7 @@ class Submitter:
         prepared = await self._preparer.prepare(claim.job)
         self._readiness.clear("machine")
         self._readiness.clear("data")
+        self._data_failures.pop(claim.job.id, None)
         self._readiness.clear("bucket")
         try:
             return await self._submit(claim, prepared)
