@@ -75,7 +75,10 @@ async def until_ready(daemon: Daemon, status: str, *, seconds: float = 20) -> li
         said = (await readiness(daemon))[1]
         return bool(said["status"] == status)
 
-    await until_true(has_it, f"/readyz {status} (last: {said})", seconds=seconds)
+    try:
+        await until_true(has_it, f"/readyz {status}", seconds=seconds)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it said {said}") from None
     return [str(reason) for reason in said["reasons"]]
 
 
