@@ -21,6 +21,8 @@ from tests.media.hostile import jpeg_of_scans, m4a_of_samples, webp_of_pixels
 from tests.world import FAST
 
 pytestmark = [
+    # Attacks leave connections that the daemon has cut; the collector finds them in any test.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.e2e,
     pytest.mark.timeout(115),
     pytest.mark.asyncio(loop_scope="module"),
