@@ -48,7 +48,7 @@ class Client:
 
     @property
     def owner(self) -> object:
-        """Whoever shares one turn."""
+        """What shares one turn: the user, or a file without a user."""
         return self if self.user is None else self.user
 
     @property

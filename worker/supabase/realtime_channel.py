@@ -18,7 +18,7 @@ _FROM_CLIENTS = (BroadcastMessage, PresenceStateMessage, PresenceDiffMessage)
 class JobsChannel(AsyncRealtimeChannel):
     """Receives changes, `system` messages and the server's answers, and nothing from clients.
 
-    Whoever has the anon key may send broadcasts and presence to any public topic. The library
+    Anyone with the anon key may send broadcasts and presence to any public topic. The library
     keeps presence in memory, and one without the expected keys would end its reading task.
     """
 
